@@ -91,12 +91,12 @@ class OperatorRegistry:
             rule = value_range
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            entry = Operator(
-                op_type, domain, since, function, frozenset(static), pointwise, rule, foldable
-            )
+            entry = Operator(op_type, domain, since, function, frozenset(static), pointwise, rule, foldable)
             versions = self._entries.setdefault((domain, op_type), [])
             if any(known.since == since for known in versions):
-                raise ValueError(f"operator {domain or 'ai.onnx'}:{op_type} since {since} is already registered")
+                raise ValueError(
+                    f"operator {domain or 'ai.onnx'}:{op_type} since {since} is already registered"
+                )
             versions.append(entry)
             versions.sort(key=lambda known: known.since)
             return function
@@ -123,7 +123,9 @@ class OperatorRegistry:
             raise Refusal(f"no operator {domain or 'ai.onnx'}:{op_type} is registered{near}")
         fitting = [entry for entry in versions if entry.since <= opset]
         if not fitting:
-            raise Refusal(f"{op_type} is implemented from opset {versions[0].since} on, the model has {opset}")
+            raise Refusal(
+                f"{op_type} is implemented from opset {versions[0].since} on, the model has {opset}"
+            )
         return fitting[-1]
 
     def names(self) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -1,0 +1,119 @@
+"""Reading picture files into plain 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from naflow_client.errors import PictureError
+
+MAX_PIXELS = 64_000_000
+
+# Only raster formats that Pillow decodes by itself: EPS and friends would start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF")
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow's decoders raise on damaged data, by experience and by their sources.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, KeyError, TypeError)
+
+
+def load_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture file as 8-bit RGB, upright.
+
+    EXIF orientation is applied (an unreadable EXIF block counts as none). Transparency is laid over
+    white. Palette, grey, CMYK and other integer modes are converted; 16-bit grey is divided by 257.
+    Of an animation or a multi-page file the first frame is taken.
+
+    Args:
+        path: the file; JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF.
+        max_pixels: refuse pictures of more pixels than this, before anything is decoded.
+
+    Returns:
+        A Pillow image of mode "RGB", at least 1x1. `info["source"]` holds the path.
+
+    Raises:
+        PictureError: naming the file: missing, not a picture, truncated, too big, or of
+            floating-point or 32-bit pixels whose range is unknown.
+    """
+    name = os.fspath(path)
+    Image.init()
+    formats = [item for item in FORMATS if item in Image.OPEN]
+    try:
+        with Path(path).open("rb") as stream, Image.open(stream, formats=formats) as opened:
+            width, height = opened.size
+            if width * height > max_pixels:
+                raise PictureError(
+                    f"{name}: the picture has {width} x {height} pixels, the limit is {max_pixels} in all",
+                    "make the picture smaller, or raise max_pixels",
+                )
+            opened.seek(0)
+            opened.load()
+            picture = _rgb(_upright(opened), name)
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{name}: not a picture that can be read", f"use one of: {', '.join(FORMATS)}"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError(f"{name}: the picture is too big: {error}", "make the picture smaller") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{name}: no such file", "check the path") from error
+    except IsADirectoryError as error:
+        raise PictureError(f"{name}: this is a folder, not a picture", "name the files in it") from error
+    except PermissionError as error:
+        raise PictureError(f"{name}: may not be read", "check the file's permissions") from error
+    except PictureError:
+        raise
+    except _DAMAGE as error:
+        raise PictureError(
+            f"{name}: the picture is truncated or damaged: {error}", "save or download it again"
+        ) from error
+    picture.info = {"source": name}
+    return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation."""
+    try:
+        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except _DAMAGE:
+        orientation = 1
+    method = _ORIENTATIONS.get(orientation)
+    return picture if method is None else picture.transpose(method)
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    """Convert any mode that has a known range to RGB."""
+    if picture.mode in _SIXTEEN_BIT or picture.mode == "I":
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(
+                f"{name}: pixels of 32 bits ({values.min()} to {values.max()}) have no known range",
+                "save the picture with 8 or 16 bits per channel, or pass a .npy tensor",
+            )
+        grey = ((values + 128) // 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode == "F":
+        raise PictureError(
+            f"{name}: floating-point pixels have no known range",
+            "save the picture with 8 or 16 bits per channel, or pass a .npy tensor",
+        )
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    # A copy, so that the result outlives the open file.
+    return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")

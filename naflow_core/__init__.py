@@ -1,0 +1,52 @@
+"""NAFlow: layer-by-layer attention flows for CNNs, straight from an ONNX file."""
+
+from naflow_core import inverse, ops
+from naflow_core.errors import (
+    AnalysisError,
+    InputError,
+    ModelError,
+    NaflowError,
+    NumericalError,
+    OptionError,
+    Refusal,
+    TargetError,
+    UnsupportedNode,
+    UnsupportedOperatorError,
+)
+from naflow_core.explainer import Model, load
+from naflow_core.explanation import Explanation
+from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
+from naflow_core.method import PRESETS, Abandonment, Method
+from naflow_core.model.source import Limits
+from naflow_core.targets import ClassTarget, Labels
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "Abandonment",
+    "AnalysisError",
+    "ClassTarget",
+    "Explanation",
+    "Flow",
+    "InputError",
+    "Labels",
+    "LayerDiagnostics",
+    "Limits",
+    "Method",
+    "Model",
+    "ModelError",
+    "NaflowError",
+    "NumericalError",
+    "OptionError",
+    "Prediction",
+    "Refusal",
+    "Result",
+    "TargetError",
+    "UnsupportedNode",
+    "UnsupportedOperatorError",
+    "__version__",
+    "inverse",
+    "load",
+    "ops",
+]

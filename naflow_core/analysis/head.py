@@ -1,0 +1,139 @@
+"""The head: which tensor holds the scores, and where the top feature map is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from naflow_core.analysis.spine import cut_vertices
+from naflow_core.errors import AnalysisError, UnsupportedOperatorError
+from naflow_core.model.layout import Layout, positions
+from naflow_core.model.program import Program, Step
+
+SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"})
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+PASSING = frozenset({"Identity", "Dropout", "Cast", "Transpose"})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """From the top feature map to the scores.
+
+    Attributes:
+        source: the explained graph input.
+        output: the explained graph output.
+        scores: the tensor whose elements are the logits: the input of a closing Softmax, LogSoftmax or
+            Sigmoid, else the output itself.
+        squashed_by: op type of that closing node, "" if there is none.
+        top: the top feature map.
+        is_feature_map: the output itself has spatial axes (no class scores).
+    """
+
+    source: str
+    output: str
+    scores: str
+    squashed_by: str
+    top: str
+    is_feature_map: bool
+
+
+def find_head(
+    program: Program,
+    layouts: Mapping[str, Layout],
+    *,
+    output: str | None = None,
+    top: str | None = None,
+    source: str | None = None,
+) -> Head:
+    """Locate scores and top feature map.
+
+    Raises:
+        UnsupportedOperatorError: the output cannot be computed because a node is not supported.
+        AnalysisError: nothing fits, or a name given by the user does not exist.
+    """
+    chosen = _choose_output(program, output)
+    begin = _choose_source(program, chosen, source)
+    scores, squashed_by = _before_squashing(program, chosen)
+    spine = cut_vertices(program, begin, scores)
+    spatial = [n for n in spine if n in layouts and positions(program.shapes[n], layouts[n]) > 1 and n != begin]
+    if top is not None:
+        if top not in spatial:
+            raise _no_such("top feature map", top, spatial)
+    elif not spatial:
+        raise AnalysisError(
+            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}",
+            hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
+        )
+    else:
+        top = _find_top(program, spine, spatial, scores)
+    return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
+
+
+def _choose_output(program: Program, wanted: str | None) -> str:
+    made = program.producer
+    outputs = list(program.outputs)
+    if wanted is not None and wanted not in outputs:
+        raise _no_such("output", wanted, outputs)
+    if wanted is None and len(outputs) > 1:
+        raise AnalysisError(
+            f"the model has {len(outputs)} outputs: {', '.join(outputs)}", hint="choose one with --output"
+        )
+    chosen = wanted or outputs[0]
+    if chosen not in made:
+        if program.unsupported:
+            raise UnsupportedOperatorError(program.unsupported)
+        raise AnalysisError(f"output {chosen!r} does not depend on the model's input")
+    return chosen
+
+
+def _choose_source(program: Program, output: str, wanted: str | None) -> str:
+    if wanted is not None and wanted not in program.inputs:
+        raise _no_such("input", wanted, list(program.inputs))
+    candidates = [wanted] if wanted else [n for n, shape in program.inputs.items() if len(shape) >= 3]
+    for name in candidates:
+        if program.between(name, (output,)):
+            return name
+    raise AnalysisError(
+        f"no picture-like input (rank 3 or more) leads to output {output!r}",
+        hint=f"inputs are {', '.join(f'{n} {list(s)}' for n, s in program.inputs.items())}",
+    )
+
+
+def _step_making(program: Program, name: str) -> Step | None:
+    return program.steps[program.producer[name]] if name in program.producer else None
+
+
+def _before_squashing(program: Program, output: str) -> tuple[str, str]:
+    name = output
+    step = _step_making(program, name)
+    while step is not None and step.node.op_type in SHAPE_ONLY and isinstance(step.sources[0], str):
+        name = step.sources[0]
+        step = _step_making(program, name)
+    if step is not None and step.node.op_type in SQUASHING and isinstance(step.sources[0], str):
+        return step.sources[0], step.node.op_type
+    return output, ""
+
+
+def _find_top(program: Program, spine: Iterable[str], spatial: list[str], scores: str) -> str:
+    """The last spatial tensor, or the classifier's own input where the classifier is a 1x1 class map."""
+    top = spatial[-1]
+    if scores not in spatial:
+        for name in reversed(list(spine)):
+            step = _step_making(program, name)
+            if step is not None and step.node.op_type in WEIGHTED:
+                if step.sources[0] in spatial:
+                    top = str(step.sources[0])
+                break
+    step = _step_making(program, top)
+    while step is not None and step.node.op_type in PASSING and step.sources[0] in spatial:
+        top = str(step.sources[0])
+        step = _step_making(program, top)
+    return top
+
+
+def _no_such(what: str, wanted: str, existing: Iterable[str]) -> AnalysisError:
+    existing = list(existing)
+    near = difflib.get_close_matches(wanted, existing, 3) or existing[-3:]
+    return AnalysisError(f"{what} {wanted!r} does not exist or cannot be used", hint=f"there is {', '.join(near)}")

@@ -1,0 +1,244 @@
+"""What will be explained and how: top feature map, spine, segments, an inverse rule for each, and blocks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import numpy as np
+
+from naflow_core.analysis.head import Head, find_head
+from naflow_core.analysis.spine import cut_vertices, post_dominator
+from naflow_core.errors import AnalysisError
+from naflow_core.inverse.registry import FROZEN_GATE, LEAST_SQUARES, Rule, RuleRegistry, Site
+from naflow_core.inverse.registry import REGISTRY as RULES
+from naflow_core.model.layout import Layout, infer_layouts
+from naflow_core.model.program import Known, Program, Step, Subprogram
+from naflow_core.ops.registry import REALS, Interval
+
+DEPTHWISE = frozenset({"AveragePool"})
+
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What lies between two tensors of the cascade: `target = f(source)`.
+
+    Attributes:
+        source, target: tensor names.
+        steps: the nodes, in order.
+        subprogram: f, with everything else it reads as operands.
+        operands: names of those operands.
+        rule: how f is inverted.
+        position: for a single node, which of its inputs is `source`.
+        bounds: range of the op that produced `source` (for the feasible solve).
+        systems: axes that number independent systems in the least-squares solve.
+        activation: index (in the plan) of the tensor whose being inside its range means that a neuron of
+            `target` is on, or None where every neuron is (for rows = active).
+    """
+
+    source: str
+    target: str
+    steps: tuple[Step, ...]
+    subprogram: Subprogram
+    operands: tuple[str, ...]
+    rule: Rule
+    position: int
+    bounds: Interval
+    systems: tuple[int, ...]
+    activation: str | None
+
+    @property
+    def kind(self) -> Literal["node", "composite"]:
+        """ "node" for a single ONNX node, "composite" for more."""
+        return "node" if len(self.steps) == 1 else "composite"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cascade for one program, fixed before anything is computed.
+
+    Attributes:
+        program: the specialised graph.
+        source: the input that is explained.
+        head: the scores that are explained, and how to reach them.
+        top: name of the top feature map t_K.
+        spine: t_0 ... t_K.
+        segments: between neighbouring spine tensors, in order.
+        layouts: spatial axes by tensor.
+    """
+
+    program: Program
+    source: str
+    head: Head
+    top: str
+    spine: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    layouts: dict[str, Layout]
+
+    def blocks(self) -> tuple[str, ...]:
+        """Spine tensors that end a block: what follows looks at other positions or channels.
+
+        Where copies or rearrangements (padding, dropout, channel shuffle) lie in between, the tensor before
+        them ends the block. What only prepares the input (before the first mixing segment) is not a block.
+        """
+        ends = []
+        first = next((i for i, seg in enumerate(self.segments) if seg.rule.mixes), len(self.segments))
+        for i in range(first + 1, len(self.segments)):
+            if self.segments[i].rule.mixes:
+                j = i
+                while self.segments[j - 1].rule.name in {"passthrough", "rearrangement"}:
+                    j -= 1
+                ends.append(self.segments[j].source)
+        return tuple(dict.fromkeys([*ends, self.top]))
+
+    def interior(self, segment: Segment) -> tuple[Segment, ...]:
+        """Steps through the inside of a composite, deepest first, one for each interior tensor.
+
+        A tensor that one node reads is reached by that node's rule; one that several nodes read (a fork) by the
+        solve of all that lies between it and the point where its branches meet again.
+        """
+        if segment.kind == "node":
+            return ()
+        names = [name for step in segment.steps for name in step.outputs if name and name != segment.target]
+        position = {name: i for i, name in enumerate(names)}
+        found = []
+        for name in reversed(names):
+            if not self._leads_to(name, segment.target) or name in self.program.integers:
+                continue
+            target = post_dominator(self.program, name, segment.target)
+            if target == segment.target or target in position:
+                found.append(make_segment(self.program, name, target, following=()))
+        return tuple(found)
+
+    def interior_for(self, segment: Segment, wanted: Set[str]) -> tuple[Segment, ...]:
+        """The steps inside a composite, if any wanted tensor lies there."""
+        inside = {name for step in segment.steps for name in step.outputs} - {segment.target}
+        if not inside & wanted:
+            return ()
+        return tuple(part for part in self.interior(segment) if part.source in self.layouts)
+
+    def _leads_to(self, name: str, target: str) -> bool:
+        return target in self.program.shapes and bool(self.program.between(name, (target,)))
+
+    def layers(self, wanted: str | Sequence[str]) -> tuple[str, ...]:
+        """Tensor names, input side first, for "blocks", "spine", "nodes" or a list of names.
+
+        Raises:
+            AnalysisError: a name is not a tensor of the spine or inside one of its composites.
+        """
+        with_map = [name for name in self.spine if name in self.layouts]
+        if wanted == "blocks":
+            return tuple(name for name in self.blocks() if name in self.layouts)
+        if wanted == "spine":
+            return tuple(with_map)
+        inside = self._interior_names()
+        order = [n for n in self.program.shapes if n in inside or n in with_map]
+        if wanted == "nodes":
+            return tuple(order)
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        for name in names:
+            if name not in order:
+                near = difflib.get_close_matches(name, order, 3)
+                raise AnalysisError(
+                    f"layer {name!r} is not a tensor that can be explained",
+                    hint=f"did you mean {', '.join(map(repr, near))}?" if near else
+                    f"`naflow inspect` lists them; use blocks, spine, nodes, or names such as {self.top!r}",
+                )
+        return tuple(name for name in order if name in set(names))
+
+    def _interior_names(self) -> set[str]:
+        return {
+            inner.source
+            for segment in self.segments
+            for inner in self.interior(segment)
+            if inner.source in self.layouts
+        }
+
+
+def make_segment(program: Program, source: str, target: str, following: Sequence[str]) -> Segment:
+    """The segment between two tensors, with its rule. `following`: later spine tensors, nearest first."""
+    positions = program.between(source, (target,))
+    steps = tuple(program.steps[i] for i in positions)
+    subprogram, operands = program.extract(source, (target,))
+    rule, position = _choose_rule(program, steps, subprogram, source, operands, target, RULES)
+    systems = (0, 1) if _channels_are_independent(program, steps, source, target) else (0,)
+    bounds = program.ranges.get(source, REALS)
+    activation = _activation_of(program, (target, *following))
+    return Segment(source, target, steps, subprogram, operands, rule, position, bounds, systems, activation)
+
+
+def _struct(program: Program, name: str) -> jax.ShapeDtypeStruct:
+    if name in program.shapes:
+        return jax.ShapeDtypeStruct(program.shapes[name], np.float32)
+    return jax.ShapeDtypeStruct(program.constants[name].shape, program.constants[name].dtype)
+
+
+def _choose_rule(
+    program: Program,
+    steps: tuple[Step, ...],
+    subprogram: Subprogram,
+    source: str,
+    operands: tuple[str, ...],
+    target: str,
+    rules: RuleRegistry,
+) -> tuple[Rule, int]:
+    if len(steps) == 1 and steps[0].sources.count(source) == 1 and len([o for o in steps[0].outputs if o]) == 1:
+        position = steps[0].sources.index(source)
+        inputs = tuple(
+            s.value if isinstance(s, Known) else None if s is None else _struct(program, s) for s in steps[0].sources
+        )
+        site = Site(subprogram.instructions[0], inputs, position, _struct(program, target))
+        return rules.find(site), position
+    shapes = {program.shapes[name] for step in steps for name in step.outputs if name}
+    pointwise = all(step.operator.pointwise for step in steps) and shapes == {program.shapes[source]}
+    scalars = all(name in program.constants and program.constants[name].size == 1 for name in operands)
+    return (FROZEN_GATE if pointwise and scalars else LEAST_SQUARES), 0
+
+
+def _channels_are_independent(program: Program, steps: tuple[Step, ...], source: str, target: str) -> bool:
+    """A depthwise convolution (or a pooling) solves one small system per channel."""
+    shape, out = program.shapes[source], program.shapes[target]
+    if len(steps) != 1 or len(shape) < 3 or len(out) != len(shape) or shape[1] != out[1]:
+        return False
+    if steps[0].node.op_type in DEPTHWISE:
+        return True
+    return steps[0].node.op_type == "Conv" and steps[0].node.attributes.get("group", 1) == shape[1]
+
+
+def _activation_of(program: Program, names: Iterable[str]) -> str | None:
+    """The first of `names` with a bounded range, as long as only pointwise steps lie before it."""
+    for i, name in enumerate(names):
+        step = program.steps[program.producer[name]]
+        if i and not step.operator.pointwise and step.node.op_type != "BatchNormalization":
+            return None
+        if program.ranges.get(name, REALS) != REALS:
+            return name
+    return None
+
+
+def make_plan(
+    program: Program, *, output: str | None = None, top: str | None = None, source: str | None = None
+) -> Plan:
+    """Analyse a program.
+
+    Args:
+        output: which graph output is explained; needed when there are several.
+        top: name of the top feature map; found by analysis when None.
+        source: the input that is explained; the picture-like one when None.
+
+    Raises:
+        AnalysisError: no such output or tensor, or nothing with spatial axes leads to the output.
+    """
+    layouts = infer_layouts(program)
+    head = find_head(program, layouts, output=output, top=top, source=source)
+    spine = cut_vertices(program, head.source, head.top)
+    spine = tuple(name for name in spine if name not in program.integers)
+    segments = tuple(
+        make_segment(program, before, after, spine[i + 2 :])
+        for i, (before, after) in enumerate(zip(spine, spine[1:], strict=False))
+    )
+    return Plan(program, head.source, head, head.top, spine, segments, layouts)

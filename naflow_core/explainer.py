@@ -1,0 +1,323 @@
+"""`load` and `Model`: the way in."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from naflow_core.analysis.plan import Plan, make_plan
+from naflow_core.analysis.report import CoverageReport
+from naflow_core.errors import AnalysisError, InputError, NaflowError, UnsupportedOperatorError
+from naflow_core.explanation import Chunk, Explanation
+from naflow_core.method import Method
+from naflow_core.model.graph import TensorSpec
+from naflow_core.model.load import LoadedModel, read_model
+from naflow_core.model.program import Program, build_program, evaluate
+from naflow_core.model.source import Limits, Source
+from naflow_core.targets import ClassTarget
+from naflow_core.verify import TensorComparison, Verification, compare, run_onnxruntime
+
+Shape = tuple[int, ...]
+CACHED_PROGRAMS = 16
+DEFAULT_SPATIAL = 224
+DEFAULT_LIMITS = Limits()
+
+
+def load(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> Model:
+    """Read an ONNX model.
+
+    Args:
+        source: path, bytes, or onnx.ModelProto.
+        limits: what a model may cost at most.
+
+    Raises:
+        ModelError: unreadable, malformed, cyclic, over a limit, or external data missing or outside its folder.
+    """
+    return Model(read_model(source, limits), limits)
+
+
+class Model:
+    """A loaded ONNX model. Programs are built per concrete input shape and kept; thread-safe."""
+
+    def __init__(self, loaded: LoadedModel, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.loaded = loaded
+        self._limits = limits
+        self._programs: OrderedDict[tuple[tuple[str, Shape], ...], Program] = OrderedDict()
+        self._weights: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes, as declared."""
+        return self.loaded.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model gives, as declared."""
+        return self.loaded.graph.outputs
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the model file."""
+        return self.loaded.source.sha256
+
+    def default_shapes(self, **given: Sequence[int]) -> dict[str, Shape]:
+        """A concrete shape for every input: `given` (by input name), else the declared one with batch 1 and
+        224 for other open dimensions."""
+        shapes = {}
+        for spec in self.inputs:
+            if spec.name in given:
+                shapes[spec.name] = tuple(int(n) for n in given[spec.name])
+            elif spec.shape is None:
+                raise InputError(f"input {spec.name!r} declares no shape", hint="give a concrete input shape")
+            else:
+                shapes[spec.name] = tuple(
+                    d if isinstance(d, int) else 1 if axis == 0 else DEFAULT_SPATIAL
+                    for axis, d in enumerate(spec.shape)
+                )
+        return shapes
+
+    def program(self, shapes: Mapping[str, Shape]) -> Program:
+        """The program for concrete input shapes (cached)."""
+        key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = build_program(
+                    self.loaded.graph,
+                    shapes,
+                    folded_bytes=self._limits.folded_bytes,
+                    shared_weights=self._weights,
+                )
+                while len(self._programs) > CACHED_PROGRAMS:
+                    self._programs.popitem(last=False)
+            self._programs.move_to_end(key)
+            return self._programs[key]
+
+    def inspect(
+        self,
+        *,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
+        output: str | None = None,
+        top_feature_map: str | None = None,
+    ) -> CoverageReport:
+        """What will happen to this model: spine, segments, rules, unsupported nodes. Nothing is computed.
+
+        Raises:
+            InputError: an input's shape is neither declared nor given.
+        """
+        program = self.program(self.default_shapes(**(input_shapes or {})))
+        try:
+            plan = make_plan(program, output=output, top=top_feature_map)
+        except (AnalysisError, UnsupportedOperatorError) as error:
+            return CoverageReport(self.loaded, program, None, str(error))
+        return CoverageReport(self.loaded, program, plan, "")
+
+    def verify(
+        self, x: np.ndarray | Mapping[str, np.ndarray] | None = None, *, tolerance: float = 1e-4, seed: int = 0
+    ) -> Verification:
+        """Compare every tensor of the normalised graph with onnxruntime.
+
+        Args:
+            x: input; standard normal numbers (or uniform integers) from `seed` when None.
+            tolerance: largest allowed max|a - b| / max|b|.
+
+        Raises:
+            UnsupportedOperatorError: a node cannot be computed.
+            InputError: `x` does not fit.
+        """
+        if x is None:
+            x = random_inputs(self, seed)
+        feeds = self.check_inputs(x)
+        program = self.program({name: value.shape for name, value in feeds.items()})
+        if program.unsupported:
+            raise UnsupportedOperatorError(program.unsupported)
+        names = [name for step in program.steps for name in step.outputs if name]
+        source = next(iter(program.inputs))
+        subprogram, operands = program.extract(source, names, whole=True)
+        values = {name: device_value(value) for name, value in feeds.items()}
+        ours = evaluate(subprogram, values[source], program.operands(operands, values))
+        reference = run_onnxruntime(self.loaded, feeds, names)
+        steps = quantisation_steps(program)
+        comparisons: list[TensorComparison] = []
+        for name, a, b in zip(names, ours, reference, strict=True):
+            node = program.steps[program.producer[name]].node.name
+            comparisons.append(compare(name, node, np.asarray(a), b, step=steps.get(name)))
+        return Verification(tolerance, tuple(comparisons))
+
+    def explain(
+        self,
+        x: np.ndarray | Mapping[str, np.ndarray],
+        target: ClassTarget | None = None,
+        *,
+        method: Method | None = None,
+        layers: str | Sequence[str] = "blocks",
+        output: str | None = None,
+        top_feature_map: str | None = None,
+        batch_size: int | None = None,
+    ) -> Explanation:
+        """Explain pictures: an iterator of layer flows, deepest first.
+
+        The forward pass runs at once (so that bad input, targets and options are refused here); each flow is
+        computed when it is asked for.
+
+        Args:
+            x: [N, ...] as the model takes it, or a mapping from input name to array for several inputs.
+            target: what is explained; each picture's best class when None.
+            method: options of the method; the preset "default" when None.
+            layers: "blocks", "spine", "nodes", a tensor name or a list of names.
+            output: which graph output; needed when there are several.
+            top_feature_map: name of t_K; found by analysis when None.
+            batch_size: pictures per batch; all at once when None (or what the model's fixed batch asks for).
+
+        Raises:
+            InputError, TargetError, AnalysisError, UnsupportedOperatorError, OptionError: see each.
+            NumericalError: the model gives nan or inf for this input.
+        """
+        feeds = self.check_inputs(x)
+        chunks, plan = self._chunks(feeds, batch_size, output, top_feature_map)
+        return Explanation(chunks, plan, target or ClassTarget(), method or Method(), layers)
+
+    def check_inputs(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs by name, checked against the declaration.
+
+        Raises:
+            InputError: names the input and what does not fit.
+        """
+        if not isinstance(x, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(spec.name for spec in self.inputs)
+                raise InputError(f"the model has {len(self.inputs)} inputs: {names}", hint="give a mapping by name")
+            x = {self.inputs[0].name: x}
+        unknown = set(x) - {spec.name for spec in self.inputs}
+        missing = [spec.name for spec in self.inputs if spec.name not in x]
+        if unknown or missing:
+            raise InputError(
+                f"inputs do not match: missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+            )
+        return {spec.name: checked_input(spec, x[spec.name]) for spec in self.inputs}
+
+    def _chunks(
+        self, feeds: dict[str, np.ndarray], batch_size: int | None, output: str | None, top: str | None
+    ) -> tuple[list[Chunk], Plan]:
+        count = {value.shape[0] for value in feeds.values()}
+        if len(count) != 1:
+            raise InputError("all inputs must have the same number of pictures on axis 0")
+        total = count.pop()
+        fixed = {s.shape[0] for s in self.inputs if s.shape and isinstance(s.shape[0], int)}
+        size = fixed.pop() if fixed else min(batch_size or total, total)
+        if size < 1:
+            raise InputError(f"batch size {size} must be at least 1")
+        if total % size and fixed:
+            raise InputError(f"the model takes batches of {size}, the input has {total} pictures")
+        try:
+            plan = self._plan(feeds, size, output, top)
+        except NaflowError:
+            if size == 1 or fixed:
+                raise
+            size = 1  # a batch size written into the graph, although the input declares none
+            plan = self._plan(feeds, size, output, top)
+        chunks = []
+        for begin in range(0, total, size):
+            part = {name: value[begin : begin + size] for name, value in feeds.items()}
+            length = len(next(iter(part.values())))
+            own = plan if length == size else self._plan(feeds, length, output, top)
+            chunks.append(Chunk(own, {name: device_value(value) for name, value in part.items()}))
+        return chunks, plan
+
+    def _plan(self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None) -> Plan:
+        return make_plan(
+            self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}), output=output, top=top
+        )
+
+
+def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
+    """One input as an array of the declared type.
+
+    Raises:
+        InputError: wrong rank, size or type, or values that are not finite.
+    """
+    array = np.asarray(value)
+    declared = None if spec.shape is None else ["?" if d is None else d for d in spec.shape]
+    floating = spec.dtype in {"float", "float16", "double", "bfloat16"}
+    if floating and array.dtype.kind != "f":
+        raise InputError(
+            f"input {spec.name!r} has type {array.dtype}, the model takes float32",
+            hint="convert with .astype('float32') after preprocessing",
+        )
+    if not floating and array.dtype != np.dtype(spec.dtype):
+        raise InputError(f"input {spec.name!r} has type {array.dtype}, the model takes {spec.dtype}")
+    fits = declared is None or (
+        array.ndim == len(declared)
+        and all(not isinstance(d, int) or axis == 0 or d == n for axis, (d, n) in enumerate(zip(declared, array.shape, strict=True)))
+    )
+    if not fits or array.ndim == 0:
+        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {declared}")
+    if array.size == 0:
+        raise InputError(f"input {spec.name!r} is empty: shape {list(array.shape)}")
+    if floating:
+        array = np.ascontiguousarray(array, np.float32)
+        bad = array.size - int(np.isfinite(array).sum())
+        if bad:
+            raise InputError(f"input {spec.name!r} has {bad} values that are nan or infinite")
+    return array
+
+
+def device_value(array: np.ndarray) -> Any:
+    """An input as the program takes it: small unsigned integers are carried as float32."""
+    return jnp.asarray(array, jnp.float32) if array.dtype in (np.uint8, np.int8) else jnp.asarray(array)
+
+
+def random_inputs(model: Model, seed: int) -> dict[str, np.ndarray]:
+    """Seeded noise of the default shapes, for verification."""
+    generator = np.random.default_rng(seed)
+    shapes = model.default_shapes()
+    inputs = {}
+    for spec in model.inputs:
+        if spec.dtype in {"float", "float16", "double", "bfloat16"}:
+            inputs[spec.name] = generator.standard_normal(shapes[spec.name]).astype(np.float32)
+        else:
+            kind = np.dtype(spec.dtype)
+            high = 2 if kind.kind == "b" else 128 if kind == np.int8 else 256
+            inputs[spec.name] = generator.integers(0, high, shapes[spec.name]).astype(kind)
+    return inputs
+
+
+def quantisation_steps(program: Program) -> dict[str, float]:
+    """For tensors of a quantised graph, the step to measure them by.
+
+    That is 1 for the quantised integers, else the scale of the QuantizeLinear that follows, else that of the
+    DequantizeLinear before.
+    """
+
+    def scale(position: int) -> float:
+        source = program.steps[position].sources[1]
+        value = source if source is None or isinstance(source, str) else source.value
+        return float(np.max(program.constants[value] if isinstance(value, str) else value))
+
+    found: dict[str, float] = {}
+    for i, step in enumerate(program.steps):
+        before = [found[s] for s in step.sources if isinstance(s, str) and s in found]
+        if step.node.op_type == "QuantizeLinear":
+            found[step.outputs[0]] = 1.0
+        elif step.node.op_type == "DequantizeLinear":
+            found[step.outputs[0]] = scale(i)
+        elif before:
+            found.update((name, max(before)) for name in step.outputs if name)
+    for i in reversed(range(len(program.steps))):
+        step = program.steps[i]
+        if step.node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            if step.node.op_type == "QuantizeLinear" and step.sources[0] in found:
+                found[str(step.sources[0])] = scale(i)
+            continue
+        following = [found[name] for name in step.outputs if name in found]
+        for s in step.sources:
+            made_by = program.producer.get(s) if isinstance(s, str) else None
+            if made_by is not None and following and program.steps[made_by].node.op_type != "DequantizeLinear":
+                if s in found:
+                    found[str(s)] = max(following)
+    return found

@@ -1,0 +1,79 @@
+"""Inverse rules of normalisations and of arithmetic with a constant or with another branch.
+
+Statistics are those of the forward pass and the other operand keeps its forward value, so each of these is
+`y = scale * x + offset` element by element. A zero scale abandons the neuron.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from naflow_core.inverse.guard import divide
+from naflow_core.inverse.registry import Site, register
+
+Array = Any
+
+
+def _keeps_shape(site: Site) -> bool:
+    """The input is not broadcast: otherwise one unknown has many equations, which is least squares."""
+    return tuple(site.x0.shape) == tuple(site.y0.shape)
+
+
+def _keeps_shape_at_first(site: Site) -> bool:
+    return site.position == 0 and _keeps_shape(site)
+
+
+@register("BatchNormalization", "Div", "DequantizeLinear", applies=_keeps_shape_at_first, name="affine")
+@register("Add", "Sub", "Mul", applies=_keeps_shape, name="affine")
+def affine(y: Array, site: Site) -> Array:
+    slope = site.slope()
+    return divide(y - (site.y0 - slope * site.x0), slope)
+
+
+@register("QuantizeLinear", applies=_keeps_shape_at_first)
+def dequantise(y: Array, site: Site) -> Array:
+    scale, zero_point = site.inputs[1], site.inputs[2] if len(site.inputs) > 2 else None
+    shape = [1] * y.ndim
+    if np.size(scale) > 1:
+        shape[site.attributes.get("axis", 1)] = -1
+    zero = 0.0 if zero_point is None else np.asarray(zero_point, np.float32).reshape(shape)
+    return (y - zero) * np.reshape(scale, shape)
+
+
+def _standardised_inverse(y: Array, x0: Array, axes: tuple[int, ...], scale: Array, bias: Array, epsilon: float) -> Array:
+    mean = jnp.mean(x0, axis=axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.var(x0, axis=axes, keepdims=True) + epsilon)
+    return divide(y - bias, scale) * deviation + mean
+
+
+def _per_channel(vector: Array, rank: int) -> Array:
+    return jnp.reshape(vector, (1, -1) + (1,) * (rank - 2))
+
+
+@register("InstanceNormalization", applies=lambda site: site.position == 0)
+def instance_normalization_inverse(y: Array, site: Site) -> Array:
+    scale, bias = (_per_channel(v, y.ndim) for v in site.inputs[1:3])
+    epsilon = site.attributes.get("epsilon", 1e-5)
+    return _standardised_inverse(y, site.x0, tuple(range(2, y.ndim)), scale, bias, epsilon)
+
+
+@register("LayerNormalization", applies=lambda site: site.position == 0)
+def layer_normalization_inverse(y: Array, site: Site) -> Array:
+    axis = site.attributes.get("axis", -1)
+    axes = tuple(range(axis % y.ndim, y.ndim))
+    bias = site.inputs[2] if len(site.inputs) > 2 and site.inputs[2] is not None else 0.0
+    return _standardised_inverse(y, site.x0, axes, site.inputs[1], bias, site.attributes.get("epsilon", 1e-5))
+
+
+@register("GroupNormalization", applies=lambda site: site.position == 0)
+def group_normalization_inverse(y: Array, site: Site) -> Array:
+    groups = site.attributes["num_groups"]
+    scale, bias = (_per_channel(v, y.ndim) for v in site.inputs[1:3])
+    grouped = site.x0.reshape(y.shape[0], groups, -1)
+    mean = jnp.mean(grouped, axis=2, keepdims=True)
+    deviation = jnp.sqrt(jnp.var(grouped, axis=2, keepdims=True) + site.attributes.get("epsilon", 1e-5))
+    standardised = divide(y - bias, scale).reshape(grouped.shape)
+    return (standardised * deviation + mean).reshape(y.shape)

@@ -1,0 +1,17 @@
+"""Divisions and domains that cannot give nan or inf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+Array = Any
+TINY = 1e-12
+
+
+def divide(numerator: Array, denominator: Array) -> Array:
+    """Quotient; 0 where the denominator is (almost) 0, which abandons the neuron."""
+    safe = jnp.abs(denominator) > TINY
+    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
+

@@ -1,0 +1,77 @@
+"""The inverse of anything that can be linearised: least squares on the Jacobian at the forward activation.
+
+The Jacobian J is never built. The segment is linearised once and transposed once; the solver sees only the two
+products. With `rows` as a 0/1 mask M, right-hand side r = y - (f(x0) - J x0):
+
+    x = argmin || M (J x - r) ||^2
+
+of minimum norm (anchor "origin") or nearest to the forward activation (anchor "activation").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from naflow_core.ops.registry import Interval
+from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares
+
+Array = Any
+
+
+class LinearisedInverse(NamedTuple):
+    """The preimage, and the affine offset r_0 = f(x0) - J x0 that the conservation check needs."""
+
+    solution: Solution
+    offset: Array
+
+
+def invert_linearised(
+    function: Callable[[Array], Array],
+    x0: Array,
+    y: Array,
+    rows: Array,
+    *,
+    bounds: Interval,
+    anchored: bool,
+    damping: Array | float,
+    stopping: Stopping,
+    systems: tuple[int, ...] = (0,),
+) -> LinearisedInverse:
+    """Preimage of `y` under `function` linearised at `x0`.
+
+    Args:
+        x0: forward activation at the input, [N, ...].
+        y: back-propagated feature map at the output, [N, ...].
+        rows: 0/1, shape of y: equations that are kept.
+        bounds: the preimage stays in this interval; infinite ends for none.
+        anchored: True for the solution nearest to `x0`, False for the one of minimum norm.
+        systems: axes that number independent systems (batch; channels too for depthwise layers).
+    """
+    y0, jacobian = jax.linearize(function, x0)
+    transpose = jax.linear_transpose(jacobian, x0)
+
+    def forward(v: Array) -> Array:
+        return rows * jacobian(v)
+
+    def adjoint(u: Array) -> Array:
+        return transpose(rows * u)[0]
+
+    image = jacobian(x0)
+    offset = y0 - image
+    right = rows * (y - offset)
+    start = x0 if anchored else jnp.zeros_like(x0)
+    right = right - rows * image if anchored else right
+    solution = least_squares(forward, adjoint, right, damping=damping, stopping=stopping, systems=systems)
+    low, high = bounds
+    if low == -jnp.inf and high == jnp.inf:
+        return LinearisedInverse(solution._replace(x=start + solution.x), offset)
+    # in terms of the step away from the anchor, so that damping and right-hand side stay the same
+    bounded = bounded_least_squares(
+        forward, adjoint, right, solution.x, low - start, high - start, damping=damping, stopping=stopping
+    )
+    total = solution.iterations + bounded.iterations
+    return LinearisedInverse(bounded._replace(x=jnp.clip(start + bounded.x, low, high), iterations=total), offset)

@@ -1,0 +1,167 @@
+"""The table of inverse rules.
+
+A rule inverts one node: `rule(y, site)` takes the back-propagated feature map at the node's output and
+returns it at the input that lies on the spine. Everything else the rule may need (forward values, attributes,
+the other inputs) is in `site`. A node without a fitting rule is inverted by least squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from naflow_core.inverse.guard import divide
+from naflow_core.model.program import Instruction, Known, thawed
+
+Array = Any
+RuleClass = Literal["exact", "least_squares", "mask", "passthrough"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a rule is applied: one node, seen from the one input that is solved for.
+
+    Attributes:
+        instruction: operator and attributes.
+        inputs: all inputs of the node at their forward value (None where absent). While planning only their
+            shapes are known (`jax.ShapeDtypeStruct`); when the rule runs they are arrays.
+        position: which input is solved for.
+        y0: the node's forward output.
+        retained: boolean, shape of `y0`: the neurons of the output that are retained (when the rule runs).
+    """
+
+    instruction: Instruction
+    inputs: tuple[Any, ...]
+    position: int
+    y0: Any
+    retained: Any = None
+
+    @property
+    def x0(self) -> Any:
+        """Forward value of the input that is solved for."""
+        return self.inputs[self.position]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The node's ONNX attributes as given (defaults not filled in)."""
+        return thawed(self.instruction.attributes)
+
+    def forward(self, x: Array) -> Array:
+        """The node as a function of the one input, the others held at their forward value."""
+        inputs = [x if i == self.position else value for i, value in enumerate(self.inputs)]
+        return self.instruction(inputs)[0]
+
+    def transpose(self, y: Array) -> Array:
+        """Transposed Jacobian at the forward value, applied to `y`."""
+        _, pull = jax.vjp(self.forward, self.x0)
+        return pull(y)[0]
+
+    def slope(self) -> Array:
+        """Derivative of a pointwise node, element by element."""
+        return jax.jvp(self.forward, (self.x0,), (jnp.ones_like(self.x0),))[1]
+
+
+Applies = Callable[[Site], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A named inverse. `function` is None for least squares, which the cascade runs itself.
+
+    `mixes` tells that an output neuron depends on several input neurons: such a node begins a new block.
+    """
+
+    name: str
+    kind: RuleClass
+    function: Callable[[Array, Site], Array] | None
+    applies: Applies
+    mixes: bool = False
+
+
+def _always(_site: Site) -> bool:
+    return True
+
+
+LEAST_SQUARES = Rule("least-squares", "least_squares", None, _always, mixes=True)
+
+
+class RuleRegistry:
+    """Inverse rules by (domain, op_type); the most recently registered fitting rule wins."""
+
+    def __init__(self) -> None:
+        self._rules: dict[tuple[str, str], list[Rule]] = {}
+
+    def register(
+        self,
+        *op_types: str,
+        kind: RuleClass = "exact",
+        domain: str = "",
+        name: str | None = None,
+        applies: Applies = _always,
+        mixes: bool = False,
+    ) -> Callable[[Callable[[Array, Site], Array]], Callable[[Array, Site], Array]]:
+        """Decorator: add an inverse rule for one or more operators.
+
+        Args:
+            kind: "exact", "mask" (identity; abandonment does the work) or "passthrough".
+            name: shown in reports and manifests; default: the function's name with hyphens.
+            applies: tells, from attributes and shapes, whether the rule is right for a node.
+            mixes: an output neuron depends on several input neurons, as in pooling.
+
+        Raises:
+            ValueError: the operator already has a rule of that name.
+        """
+
+        def add(function: Callable[[Array, Site], Array]) -> Callable[[Array, Site], Array]:
+            rule = Rule(name or function.__name__.replace("_", "-"), kind, function, applies, mixes)
+            for op_type in op_types:
+                rules = self._rules.setdefault((domain, op_type), [])
+                if any(known.name == rule.name for known in rules):
+                    raise ValueError(f"{domain or 'ai.onnx'}:{op_type} already has an inverse rule {rule.name!r}")
+                rules.insert(0, rule)
+            return function
+
+        return add
+
+    def unregister(self, op_type: str, name: str, *, domain: str = "") -> None:
+        """Take one rule out again."""
+        rules = self._rules[(domain, op_type)]
+        rules[:] = [rule for rule in rules if rule.name != name]
+
+    def find(self, site: Site) -> Rule:
+        """The rule for one node; least squares where none fits."""
+        operator = site.instruction.operator
+        for rule in self._rules.get((operator.domain, operator.op_type), ()):
+            if rule.applies(site):
+                return rule
+        return LEAST_SQUARES
+
+    def names(self) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+        """(domain, op_type, rule names) of everything registered, sorted."""
+        for (domain, op_type), rules in sorted(self._rules.items()):
+            yield domain, op_type, tuple(rule.name for rule in rules)
+
+
+REGISTRY = RuleRegistry()
+register = REGISTRY.register
+
+
+def frozen_gate(y: Array, site: Site) -> Array:
+    """Invert `y = x * gate(x)` with the gate held at its forward value y0 / x0."""
+    return divide(y * site.x0, site.y0)
+
+
+FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, _always)
+register("HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu", "LRN")(frozen_gate)
+
+
+def known_input(site: Site, position: int) -> np.ndarray | None:
+    """A static input of the node (known at planning time), or None."""
+    sources = site.instruction.sources
+    source = sources[position] if position < len(sources) else None
+    return source.value if isinstance(source, Known) else None

@@ -1,0 +1,132 @@
+"""The options of the method (METHOD: inverse, rows, abandonment, bounds, anchor, damping) and their presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from naflow_core.errors import OptionError
+
+Inverse = Literal["least-squares", "activation"]
+Rows = Literal["retained", "active", "all"]
+Anchor = Literal["origin", "activation", "signed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Abandonment:
+    """Which neurons are retained: all with a non-zero coefficient, or the smallest set that carries a mass.
+
+    Attributes:
+        rule: "zero-gradient" (the paper's) or "mass".
+        mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries.
+    """
+
+    rule: Literal["zero-gradient", "mass"]
+    mass: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("zero-gradient", "mass"):
+            raise OptionError(f"abandonment rule {self.rule!r} does not exist", hint="zero-gradient or mass:RHO")
+        if not (math.isfinite(self.mass) and 0.0 < self.mass <= 1.0):
+            raise OptionError(f"abandonment mass {self.mass} is out of range", hint="0 < mass <= 1")
+
+    @classmethod
+    def parse(cls, text: str) -> Abandonment:
+        """From "zero-gradient" or "mass:0.95".
+
+        Raises:
+            OptionError: anything else.
+        """
+        rule, _, value = text.partition(":")
+        if text == "zero-gradient":
+            return cls("zero-gradient")
+        try:
+            if rule == "mass":
+                return cls("mass", float(value))
+        except ValueError:
+            pass
+        raise OptionError(f"--abandon {text!r} is not understood", hint="use zero-gradient or mass:RHO, e.g. mass:0.95")
+
+    def __str__(self) -> str:
+        return self.rule if self.rule == "zero-gradient" else f"mass:{self.mass:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """Every choice that the method leaves open. The defaults are the preset "default".
+
+    Attributes:
+        inverse: "least-squares", or "activation" (the published code's behaviour).
+        rows: which equations a least-squares step keeps.
+        abandon: which neurons are retained.
+        feasible: keep the preimage in the range of the op that produced it.
+        anchor: least-squares solution of minimum norm ("origin") or nearest to the forward activation
+            ("activation"; "signed": only for tensors without a lower bound).
+        damping: Tikhonov parameter, as in SciPy's lsmr.
+        tolerance: relative residual of the normal equations at which a solve stops.
+        max_iterations: cap for each solve.
+    """
+
+    inverse: Inverse = "least-squares"
+    rows: Rows = "retained"
+    abandon: Abandonment = Abandonment("mass", 0.95)
+    feasible: bool = True
+    anchor: Anchor = "origin"
+    damping: float = 0.0
+    tolerance: float = 1e-3
+    max_iterations: int = 200
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("inverse", Inverse), ("rows", Rows), ("anchor", Anchor)):
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise OptionError(f"{name} {value!r} does not exist", hint=f"one of {', '.join(get_args(allowed))}")
+        if not (math.isfinite(self.damping) and self.damping >= 0):
+            raise OptionError(f"damping {self.damping} must be a number >= 0")
+        if not (math.isfinite(self.tolerance) and 0 < self.tolerance < 1):
+            raise OptionError(f"tolerance {self.tolerance} must lie between 0 and 1", hint="default 1e-3")
+        if not 1 <= self.max_iterations <= 100_000:
+            raise OptionError(f"max_iterations {self.max_iterations} must lie between 1 and 100000")
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Method:
+        """A named set of options, with single options changed on request (None leaves one as it is).
+
+        Raises:
+            OptionError: no such preset, or an impossible value.
+        """
+        if name not in PRESETS:
+            raise OptionError(f"preset {name!r} does not exist", hint=f"one of {', '.join(PRESETS)}")
+        given = {key: value for key, value in changes.items() if value is not None}
+        return dataclasses.replace(PRESETS[name], **given)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> Method:
+        """Inverse of `to_dict`.
+
+        Raises:
+            OptionError: an unknown or missing option.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if set(options) != known:
+            wrong = ", ".join(sorted(set(options) ^ known))
+            raise OptionError(f"method options do not match: {wrong}", hint=f"expected {', '.join(sorted(known))}")
+        return cls(**{**options, "abandon": Abandonment.parse(options["abandon"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for manifests."""
+        return {
+            f.name: str(value) if f.name == "abandon" else value
+            for f in dataclasses.fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+
+
+PRESETS: dict[str, Method] = {
+    "default": Method(),
+    "paper": Method(abandon=Abandonment("zero-gradient"), feasible=False),
+    "published-code": Method(inverse="activation", abandon=Abandonment("zero-gradient"), feasible=False),
+}

@@ -1,0 +1,107 @@
+"""Which axes of a tensor are spatial.
+
+Exporters from channels-last frameworks put Transposes around convolutions, and graphs carry no axis names.
+Convolutions, pooling and their kin fix the layout of their operands (ONNX: batch, channels, then spatial
+axes); from there it spreads through the steps that keep or move axes, in both directions, until nothing
+changes. The batch is always axis 0; every axis that is neither batch nor spatial counts as channels.
+"""
+
+from __future__ import annotations
+
+from naflow_core.model.program import Program, Step, thawed
+
+Layout = tuple[int, ...]
+
+CHANNELS_FIRST = frozenset(
+    "Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool "
+    "BatchNormalization InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth "
+    "Upsample Resize MaxUnpool ConvInteger QLinearConv".split()
+)
+AXIS_KEEPING = frozenset(
+    "Pad Slice Split Concat Identity Dropout Cast Softmax LogSoftmax LayerNormalization QuantizeLinear "
+    "DequantizeLinear Resize Upsample Tile Expand Mean Sum Min Max".split()
+)
+
+
+def infer_layouts(program: Program) -> dict[str, Layout]:
+    """Spatial axes, in increasing order, of every tensor where they are known."""
+    layouts: dict[str, Layout] = {}
+    for step in program.steps:
+        if step.node.op_type in CHANNELS_FIRST:
+            for name in (step.sources[0], step.outputs[0]):
+                if isinstance(name, str):
+                    _assume(layouts, name, tuple(range(2, len(program.shapes.get(name, ())))))
+    changed = True
+    while changed:
+        before = len(layouts)
+        for step in program.steps:
+            _spread(program, step, layouts)
+        for step in reversed(program.steps):
+            _spread(program, step, layouts)
+        changed = len(layouts) > before
+    return {name: layout for name, layout in layouts.items() if program.is_dynamic(name)}
+
+
+def _assume(layouts: dict[str, Layout], name: str, layout: Layout) -> None:
+    if layout and name not in layouts:
+        layouts[name] = layout
+
+
+def _spread(program: Program, step: Step, layouts: dict[str, Layout]) -> None:
+    inputs = [s for s in step.sources if isinstance(s, str) and program.is_dynamic(s)]
+    outputs = [name for name in step.outputs if name]
+    if not inputs or not outputs:
+        return
+    kind = step.node.op_type
+    if kind == "Transpose":
+        _through_transpose(program, step, layouts)
+    elif kind == "Reshape":
+        _through_reshape(program, inputs[0], outputs[0], layouts)
+    elif step.operator.pointwise or kind in AXIS_KEEPING or _keeps_reduced_axes(step):
+        rank = len(program.shapes[outputs[0]])
+        names = [n for n in (*inputs, *outputs) if len(program.shapes[n]) == rank]
+        known = next((layouts[n] for n in names if n in layouts), None)
+        if known is not None:
+            for name in names:
+                _assume(layouts, name, known)
+
+
+def _keeps_reduced_axes(step: Step) -> bool:
+    return step.node.op_type.startswith("Reduce") and bool(thawed(step.attributes).get("keepdims", 1))
+
+
+def _through_transpose(program: Program, step: Step, layouts: dict[str, Layout]) -> None:
+    source, target = step.sources[0], step.outputs[0]
+    assert isinstance(source, str)
+    rank = len(program.shapes[source])
+    order = thawed(step.attributes).get("perm") or tuple(reversed(range(rank)))
+    if order[0] != 0:  # the batch moves: the tensor cannot be cut into pictures
+        return
+    if source in layouts:
+        _assume(layouts, target, tuple(j for j, i in enumerate(order) if i in layouts[source]))
+    elif target in layouts:
+        _assume(layouts, source, tuple(sorted(order[j] for j in layouts[target])))
+
+
+def _through_reshape(program: Program, source: str, target: str, layouts: dict[str, Layout]) -> None:
+    """Follow trailing spatial axes through a Reshape that only regroups the channels before them."""
+    for known, other in ((source, target), (target, source)):
+        if known not in layouts or other in layouts:
+            continue
+        shape, other_shape = program.shapes[known], program.shapes[other]
+        count = len(layouts[known])
+        trailing = layouts[known] == tuple(range(len(shape) - count, len(shape)))
+        if trailing and len(other_shape) > count + 1 and shape[-count:] == other_shape[-count:] and (
+            shape[0] == other_shape[0]
+        ):
+            _assume(layouts, other, tuple(range(len(other_shape) - count, len(other_shape))))
+
+
+def positions(shape: tuple[int, ...], layout: Layout) -> int:
+    """How many spatial positions a tensor has."""
+    count = 1
+    for axis in layout:
+        count *= shape[axis]
+    return count
+
+

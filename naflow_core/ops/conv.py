@@ -1,0 +1,202 @@
+"""Conv and ConvTranspose in one, two and three dimensions.
+
+Both have an explicit adjoint (see `adjoint`). Dense ones are computed channels-last, where XLA has its
+fast kernels. Depthwise ones are sums of shifted multiples of the input, XLA's own being many times
+slower; they stay channels-first, because changing the layout would cost more than it gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from naflow_core.errors import Refusal
+from naflow_core.ops.adjoint import apply_linear
+from naflow_core.ops.array import along_channels
+from naflow_core.ops.registry import register
+from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pads, taps
+
+_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What both directions of one convolution need: geometry and the spatial shapes at either end."""
+
+    geometry: WindowGeometry
+    spatial: tuple[int, ...]
+    output: tuple[int, ...]
+    group: int
+
+    @property
+    def high(self) -> list[int]:
+        """End padding that makes exactly `output` windows; negative where the stride leaves cells over."""
+        g = self.geometry
+        sizes = zip(self.output, g.strides, g.reach, self.spatial, g.pads_lo, strict=True)
+        return [(m - 1) * s + e - n - lo for m, s, e, n, lo in sizes]
+
+
+def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    g = shape.geometry
+    return lax.conv_general_dilated(
+        x,
+        weights[0],
+        g.strides,
+        list(zip(g.pads_lo, shape.high, strict=True)),
+        rhs_dilation=g.dilations,
+        dimension_numbers=_LAYOUTS[len(g.kernel)],
+        feature_group_count=shape.group,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
+    g = shape.geometry
+    sizes = zip(shape.spatial, shape.output, g.strides, g.reach, g.pads_lo, strict=True)
+    pads = [(e - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, s, e, lo in sizes]
+    return lax.conv_general_dilated(
+        y,
+        weights[1],
+        (1,) * len(g.kernel),
+        pads,
+        lhs_dilation=g.strides,
+        rhs_dilation=g.dilations,
+        dimension_numbers=_LAYOUTS[len(g.kernel)],
+        feature_group_count=shape.group,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _swapped(kernel: jax.Array, group: int) -> jax.Array:
+    """The adjoint's kernel: flipped in space, input and output channels exchanged within each group."""
+    rank = kernel.ndim - 2
+    inner, outer = kernel.shape[-2:]
+    flipped = jnp.flip(kernel, tuple(range(rank))).reshape(kernel.shape[:-1] + (group, outer // group))
+    exchanged = jnp.moveaxis(flipped, -1, rank)  # K..., O/g, I/g, g
+    exchanged = jnp.swapaxes(exchanged, -1, -2)
+    return exchanged.reshape(kernel.shape[:-2] + (outer // group, group * inner))
+
+
+def _depthwise(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Channels-first; weights: [kernel offsets, channels, multiplier]."""
+    channels, multiplier = weights.shape[1:]
+    spread = jnp.repeat(x, multiplier, axis=1) if multiplier > 1 else x
+    factors = weights.reshape((len(weights), 1, channels * multiplier) + (1,) * len(shape.output))
+    seen = taps(spread, shape.geometry, shape.output, 0.0, first=2)
+    return sum(
+        (part * factor for part, factor in zip(seen, factors, strict=True)), start=jnp.zeros((), x.dtype)
+    )
+
+
+def _depthwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
+    channels, multiplier = weights.shape[1:]
+    factors = weights.reshape((len(weights), 1, channels * multiplier) + (1,) * len(shape.output))
+
+    def send(number: int, seen: jax.Array) -> jax.Array:
+        return seen * factors[number]
+
+    x = gather_from_windows([y], [0.0], send, shape.geometry, shape.spatial, first=2)
+    return x.reshape((x.shape[0], channels, multiplier) + shape.spatial).sum(axis=2) if multiplier > 1 else x
+
+
+def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool) -> jax.Array:
+    """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
+    rank = len(shape.geometry.kernel)
+    if w.shape[1] == 1 and shape.group > 1:
+        maps = [partial(_depthwise, shape), partial(_depthwise_adjoint, shape)]
+        stacked = jnp.moveaxis(w.reshape(shape.group, w.shape[0] // shape.group, -1), -1, 0)
+        y = apply_linear(*(reversed(maps) if transposed else maps), stacked, x)
+    else:
+        maps = [partial(_dense, shape), partial(_dense_adjoint, shape)]
+        kernel = jnp.transpose(w, (*range(2, 2 + rank), 1, 0))
+        weights = kernel, _swapped(kernel, shape.group)
+        last = apply_linear(*(reversed(maps) if transposed else maps), weights, jnp.moveaxis(x, 1, -1))
+        y = jnp.moveaxis(last, -1, 1)
+    return y if b is None else y + along_channels(jnp.asarray(b), y.ndim)
+
+
+def _check(x: Any, w: Any, kernel_shape: Sequence[int] | None) -> int:
+    rank = x.ndim - 2
+    if rank not in _LAYOUTS:
+        raise Refusal(f"convolutions need an input of rank 3 to 5, this one has shape {tuple(x.shape)}")
+    if w.ndim != x.ndim:
+        raise Refusal(f"weights of shape {tuple(w.shape)} do not fit an input of shape {tuple(x.shape)}")
+    if kernel_shape is not None and tuple(kernel_shape) != tuple(w.shape[2:]):
+        raise Refusal(f"kernel_shape {tuple(kernel_shape)} contradicts weights of shape {tuple(w.shape)}")
+    return int(rank)
+
+
+@register("Conv", foldable=False)
+def conv(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> jax.Array:
+    """Convolution of x [N, C, spatial...] with w [O, C/group, kernel...] and b [O]."""
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    _check(x, w, kernel_shape)
+    if x.shape[1] != w.shape[1] * group or w.shape[0] % group:
+        raise Refusal(f"{group} groups of weights {w.shape} do not fit an input of shape {x.shape}")
+    spatial = x.shape[2:]
+    geometry = WindowGeometry.of(
+        x.shape, kernel_shape=w.shape[2:], strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad
+    )
+    shape = _Shape(geometry, spatial, geometry.output_shape(spatial), group)
+    return _convolve(shape, w, x, b, transposed=False)
+
+
+@register("ConvTranspose", foldable=False)
+def conv_transpose(
+    x: Any,
+    w: Any,
+    b: Any = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sequence[int] | None = None,
+    group: int = 1,
+    kernel_shape: Sequence[int] | None = None,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> jax.Array:
+    """The adjoint of a convolution: x [N, C, spatial...], w [C, O/group, kernel...], b [O]."""
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    rank = _check(x, w, kernel_shape)
+    if x.shape[1] != w.shape[0] or w.shape[0] % group:
+        raise Refusal(f"{group} groups of weights {w.shape} do not fit an input of shape {x.shape}")
+    steps, gaps = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
+    extra = tuple(output_padding or (0,) * rank)
+    reach = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], gaps, strict=True)]
+    full = [(m - 1) * s + e + o for m, s, e, o in zip(x.shape[2:], steps, reach, extra, strict=True)]
+    low, high = split_pads(pads, rank)
+    if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        # Given the output's size, the padding follows from it; the odd cell goes where auto_pad says.
+        wanted = output_shape[-rank:] if output_shape is not None else None
+        sizes = wanted or [m * s for m, s in zip(x.shape[2:], steps, strict=True)]
+        total = [max(f - n, 0) for f, n in zip(full, sizes, strict=True)]
+        less, more = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        low, high = (less, more) if auto_pad == "SAME_UPPER" else (more, less)
+    elif auto_pad == "VALID":
+        low = high = (0,) * rank
+    elif auto_pad not in ("NOTSET", ""):
+        raise Refusal(f"auto_pad {auto_pad!r} is not one of NOTSET, SAME_UPPER, SAME_LOWER, VALID")
+    spatial = tuple(f - lo - hi for f, lo, hi in zip(full, low, high, strict=True))
+    if min(spatial) < 1:
+        raise Refusal(f"the output would have spatial shape {spatial}")
+    geometry = WindowGeometry(tuple(w.shape[2:]), steps, gaps, low, high, (0,) * rank)
+    shape = _Shape(geometry, spatial, tuple(x.shape[2:]), group)
+    return _convolve(shape, w, x, b, transposed=True)

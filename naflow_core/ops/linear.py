@@ -1,0 +1,43 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from naflow_core.errors import Refusal
+from naflow_core.ops.array import broadcast_shapes, check_growth, is_known
+from naflow_core.ops.registry import register
+
+
+@register("MatMul")
+def matmul(a: Any, b: Any) -> Any:
+    """Matrix product over the last two axes, the others broadcast."""
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        raise Refusal("a scalar has no matrix product")
+    if a.shape[-1] != b.shape[-2 if np.ndim(b) > 1 else 0]:
+        raise Refusal(f"shapes {tuple(a.shape)} and {tuple(b.shape)} have no matrix product")
+    rows = a.shape[-2:-1]
+    columns = b.shape[-1:] if np.ndim(b) > 1 else ()
+    check_growth((*broadcast_shapes(a.shape[:-2], b.shape[:-2]), *rows, *columns), a.dtype)
+    if is_known(a, b):
+        return np.matmul(a, b)
+    return jnp.matmul(jnp.asarray(a), jnp.asarray(b), precision=lax.Precision.HIGHEST)
+
+
+@register("Gemm", since=7)
+def gemm(
+    a: Any, b: Any, c: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
+) -> Any:
+    """alpha a b + beta c for matrices a and b, either transposed first; c broadcasts to the result."""
+    if np.ndim(a) != 2 or np.ndim(b) != 2:
+        raise Refusal(f"Gemm needs matrices, got shapes {tuple(np.shape(a))} and {tuple(np.shape(b))}")
+    y = matmul(a.T if transA else a, b.T if transB else b)
+    y = y if alpha == 1.0 else (y * alpha).astype(y.dtype)
+    if c is None:
+        return y
+    c = c.reshape((1,) * (2 - np.ndim(c)) + np.shape(c))
+    return y + (c if beta == 1.0 else (c * beta).astype(c.dtype))

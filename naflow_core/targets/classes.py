@@ -1,0 +1,81 @@
+"""The class-score target: one logit per picture."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from naflow_core.errors import TargetError
+from naflow_core.model.program import Subprogram
+from naflow_core.targets.labels import Labels
+
+Array = Any
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTarget:
+    """The logit of one class.
+
+    Attributes:
+        wanted: "top" (each picture's own best class), a class index, or a class name (needs labels).
+        labels: names of the classes, in the model's order or without its background class.
+    """
+
+    wanted: int | str = "top"
+    labels: Labels | None = None
+
+    @classmethod
+    def parse(cls, text: str, labels: Labels | None = None) -> ClassTarget:
+        """From "top", "class:top", "class:281" or "class:tabby".
+
+        Raises:
+            TargetError: anything else.
+        """
+        kind, found, value = text.partition(":")
+        if text == "top":
+            return cls("top", labels)
+        if kind != "class" or not found or not value:
+            raise TargetError(f"--target {text!r} is not understood", hint="use top, class:281 or class:NAME")
+        return cls(int(value) if value.lstrip("-").isdigit() else value, labels)
+
+    def indices(self, scores: np.ndarray) -> np.ndarray:
+        """Class index per picture.
+
+        Args:
+            scores: [N, classes] logits.
+
+        Raises:
+            TargetError: no such class.
+        """
+        count, classes = scores.shape
+        if self.wanted == "top":
+            return np.argmax(scores, axis=1)
+        if isinstance(self.wanted, str):
+            if self.labels is None:
+                raise TargetError(f"class name {self.wanted!r} needs the class names", hint="give --labels FILE or use class:K")
+            index = self.labels.fitted(classes).index(self.wanted)
+        else:
+            index = self.wanted
+        if not 0 <= index < classes:
+            raise TargetError(f"class {index} does not exist", hint=f"the model has {classes} classes, 0 to {classes - 1}")
+        return np.full(count, index)
+
+    def coefficients(self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray) -> tuple[Array, Array]:
+        """Score [N] and G_K = ds/dt_K, for the classes from `indices`."""
+        return _class_coefficients(head, top, operands, jnp.asarray(indices, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _class_coefficients(head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array) -> tuple[Array, Array]:
+    def score(t: Array) -> Array:
+        scores = head(t, operands)[0]
+        flat = scores.reshape(scores.shape[0], -1)
+        return jnp.take_along_axis(flat, indices[:, None], axis=1)[:, 0]
+
+    scores, pull = jax.vjp(score, top)
+    return scores, pull(jnp.ones_like(scores))[0]
