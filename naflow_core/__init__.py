@@ -13,6 +13,7 @@ from naflow_core.errors import (
     UnsupportedNode,
     UnsupportedOperatorError,
 )
+from naflow_core.analysis.report import CoverageReport
 from naflow_core.explainer import Model, load
 from naflow_core.explanation import Explanation
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
@@ -27,6 +28,7 @@ __all__ = [
     "Abandonment",
     "AnalysisError",
     "ClassTarget",
+    "CoverageReport",
     "Explanation",
     "Flow",
     "InputError",

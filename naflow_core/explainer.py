@@ -149,6 +149,22 @@ class Model:
             comparisons.append(compare(name, node, np.asarray(a), b, step=steps.get(name)))
         return Verification(tolerance, tuple(comparisons))
 
+    def reference_scores(self, x: np.ndarray | Mapping[str, np.ndarray], output: str) -> np.ndarray:
+        """One output as onnxruntime computes it, [N, classes].
+
+        Raises:
+            InputError: `x` does not fit.
+            ModelError: onnxruntime refuses the model.
+        """
+        feeds = self.check_inputs(x)
+        total = len(next(iter(feeds.values())))
+        size = self._fixed_batch() or total
+        parts = []
+        for begin in range(0, total, size):
+            part = {name: value[begin : begin + size] for name, value in feeds.items()}
+            parts.append(run_onnxruntime(self.loaded, part, [output])[0].astype(np.float32))
+        return np.concatenate([part.reshape(part.shape[0], -1) for part in parts])
+
     def explain(
         self,
         x: np.ndarray | Mapping[str, np.ndarray],
@@ -201,6 +217,11 @@ class Model:
             )
         return {spec.name: checked_input(spec, x[spec.name]) for spec in self.inputs}
 
+    def _fixed_batch(self) -> int | None:
+        """The batch size that the model's inputs declare, if they declare one."""
+        sizes = {s.shape[0] for s in self.inputs if s.shape and isinstance(s.shape[0], int)}
+        return sizes.pop() if len(sizes) == 1 else None
+
     def _chunks(
         self, feeds: dict[str, np.ndarray], batch_size: int | None, output: str | None, top: str | None
     ) -> tuple[list[Chunk], Plan]:
@@ -208,8 +229,8 @@ class Model:
         if len(count) != 1:
             raise InputError("all inputs must have the same number of pictures on axis 0")
         total = count.pop()
-        fixed = {s.shape[0] for s in self.inputs if s.shape and isinstance(s.shape[0], int)}
-        size = fixed.pop() if fixed else min(batch_size or total, total)
+        fixed = self._fixed_batch()
+        size = fixed or min(batch_size or total, total)
         if size < 1:
             raise InputError(f"batch size {size} must be at least 1")
         if total % size and fixed:

@@ -125,18 +125,17 @@ def convert_opset(model: ModelProto, constants: Mapping[str, np.ndarray], read: 
     resized = _old_resizes(model, constants, read)
     named = {node.output[0]: node.name for node in model.graph.node if node.output}
     declared = [(entry.domain, entry.version) for entry in model.opset_import]
-    inputs = {value.name for value in model.graph.input}
     outputs = [value.name for value in model.graph.output]
     try:
         converted = version_converter.convert_version(with_stand_ins(model, constants), TARGET_OPSET)
     except ONNX_ERRORS as error:
         raise ModelError(
-            f"cannot be converted from opset {ai_onnx_opset(model)} to {TARGET_OPSET}: {plain_message(error)}",
+            f"ai.onnx opset {ai_onnx_opset(model)} cannot be converted: {plain_message(error)}",
             hint=f"export the model again with opset {TARGET_OPSET} or newer",
         ) from None
     if [value.name for value in converted.graph.output] != outputs:
         raise ModelError(f"conversion to opset {TARGET_OPSET} lost an output of the graph")
-    _drop_stand_ins(converted, inputs, constants)
+    _restore_interface(converted, model, constants)
     _correct_resizes(converted, resized)
     for node in converted.graph.node:
         node.name = named.get(node.output[0], "") if node.output else ""
@@ -161,18 +160,21 @@ def with_stand_ins(model: ModelProto, constants: Mapping[str, np.ndarray]) -> Mo
     return copy
 
 
-def _drop_stand_ins(model: ModelProto, inputs: set[str], constants: Mapping[str, np.ndarray]) -> None:
-    """Take the stand-ins out again; what the converter added as an initializer becomes a Constant node."""
-    graph = model.graph
-    kept = [value for value in graph.input if value.name in inputs]
+def _restore_interface(
+    converted: ModelProto, original: ModelProto, constants: Mapping[str, np.ndarray]
+) -> None:
+    """Inputs and outputs as they were declared: without the stand-ins, and without the shapes that the
+    converter infers. What it added as an initializer becomes a Constant node."""
+    graph = converted.graph
     added = [
         helper.make_node("Constant", [], [tensor.name], value=tensor)
         for tensor in graph.initializer
         if tensor.name not in constants
     ]
     nodes = [*added, *graph.node]
-    del graph.input[:], graph.node[:], graph.initializer[:], graph.value_info[:]
-    graph.input.extend(kept)
+    del graph.input[:], graph.output[:], graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.input.extend(original.graph.input)
+    graph.output.extend(original.graph.output)
     graph.node.extend(nodes)
 
 

@@ -10,6 +10,7 @@ from naflow_core.ops import (
     pool,
     quant,
     reduce,
+    resize,
     shape,
 )
 from naflow_core.ops.registry import REGISTRY, Operator, register
@@ -27,5 +28,6 @@ __all__ = [
     "quant",
     "reduce",
     "register",
+    "resize",
     "shape",
 ]

@@ -163,8 +163,6 @@ def divide(a: Any, b: Any) -> Any:
 def modulo(a: Any, b: Any, *, fmod: int = 0) -> Any:
     """Remainder with the sign of b, or with fmod that of a."""
     left, right = aligned(a, b)
-    if is_floating(left) and not fmod:
-        raise Refusal("Mod of floating-point numbers needs fmod=1")
     xp = namespace(left, right)
     return xp.fmod(left, right) if fmod else xp.mod(left, right)
 

@@ -254,11 +254,13 @@ def depth_to_space(x: Any, *, blocksize: int, mode: str = "DCR") -> Any:
 
 
 @register("SpaceToDepth", value_range=ranges.keep)
-def space_to_depth(x: Any, *, blocksize: int) -> Any:
-    """Blocks of space of x [N, C, H, W] laid out in channels."""
+def space_to_depth(x: Any, *, blocksize: int, mode: str = "DCR") -> Any:
+    """Blocks of space of x [N, C, H, W] laid out in channels: the inverse of DepthToSpace."""
     n, c, h, w = x.shape
     b = blocksize
     if h % b or w % b:
         raise Refusal(f"{h} x {w} cells do not divide into blocks of {b} x {b}")
-    y = x.reshape(n, c, h // b, b, w // b, b).transpose(0, 3, 5, 1, 2, 4)
-    return y.reshape(n, c * b * b, h // b, w // b)
+    if mode not in ("DCR", "CRD"):
+        raise Refusal(f"mode {mode!r} is not one of DCR, CRD")
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).transpose(order).reshape(n, c * b * b, h // b, w // b)

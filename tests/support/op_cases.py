@@ -2,49 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-Arrays = tuple[np.ndarray | None, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A node with its inputs. `tolerance` bounds the largest difference over the largest value."""
-
-    op_type: str
-    inputs: Arrays
-    attributes: dict[str, Any] = field(default_factory=dict)
-    opset: int = 18
-    outputs: int = 1
-    tolerance: float = 1e-5
-    same_type: bool = True
-
-    def __str__(self) -> str:
-        shapes = ",".join("x".join(map(str, a.shape)) if a is not None else "-" for a in self.inputs)
-        attributes = ",".join(f"{k}={v}" for k, v in self.attributes.items() if not isinstance(v, np.ndarray))
-        return f"{self.op_type}{self.opset}[{shapes}]({attributes})"
-
-
-def floats(*shape: int, seed: int = 0, scale: float = 2.0) -> np.ndarray:
-    """Signed values, some of them exactly zero."""
-    values = np.random.default_rng(seed + sum(shape)).normal(size=shape) * scale
-    return np.where(np.abs(values) < 0.05, 0.0, values).astype(np.float32)
-
-
-def positive(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.abs(floats(*shape, seed=seed)) + np.float32(0.1)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def scalar(value: float) -> np.ndarray:
-    return np.array(value, np.float32)
+from support.op_case import Arrays, Case, floats, ints, positive, scalar
 
 
 def _conv() -> list[Case]:
@@ -373,16 +336,45 @@ def _quant() -> list[Case]:
     return cases
 
 
-FAMILIES = {
-    "conv": _conv,
-    "pool": _pool,
-    "norm": _norm,
-    "linear": _linear,
-    "elementwise": _elementwise,
-    "activation": _activation,
-    "shape": _shape,
-    "constant": _constant,
-    "reduce": _reduce,
-    "quant": _quant,
-}
-CASES = [case for family in FAMILIES.values() for case in family()]
+def _resize() -> list[Case]:
+    x = floats(1, 2, 4, 5)
+    up, down = np.array([1, 1, 2, 3], np.float32), np.array([1, 1, 0.6, 0.7], np.float32)
+    odd = np.array([1, 1, 1.3, 2.4], np.float32)
+    cases = []
+    for mode in ("nearest", "linear", "cubic"):
+        for coordinates in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
+            attributes = {"mode": mode, "coordinate_transformation_mode": coordinates}
+            cases += [Case("Resize", (x, None, scales), attributes) for scales in (up, down, odd)]
+            cases.append(Case("Resize", (x, None, None, ints(1, 2, 7, 1)), attributes))
+    for nearest in ("round_prefer_ceil", "floor", "ceil"):
+        attributes = {"nearest_mode": nearest, "coordinate_transformation_mode": "asymmetric"}
+        cases += [Case("Resize", (x, None, scales), attributes) for scales in (up, odd)]
+    cases.append(
+        Case("Resize", (x, None, odd), {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5})
+    )
+    cases.append(Case("Resize", (x, None, odd[2:]), {"mode": "linear", "axes": (2, 3)}))
+    for policy in ("not_larger", "not_smaller"):
+        attributes = {"axes": (2, 3), "keep_aspect_ratio_policy": policy}
+        cases.append(Case("Resize", (x, None, None, ints(7, 12)), attributes))
+    symmetric = {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}
+    cases.append(Case("Resize", (x, None, odd), symmetric, opset=19))
+    return cases
+
+
+CASES = [
+    case
+    for family in (
+        _conv,
+        _pool,
+        _norm,
+        _linear,
+        _elementwise,
+        _activation,
+        _shape,
+        _constant,
+        _reduce,
+        _quant,
+        _resize,
+    )
+    for case in family()
+]

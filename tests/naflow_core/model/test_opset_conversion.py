@@ -123,6 +123,12 @@ def test_a_node_keeps_its_name_through_conversion() -> None:
     assert len({n.name for n in graph.nodes}) == len(graph.nodes)
 
 
+def test_declared_shapes_are_not_replaced_by_inferred_ones() -> None:
+    graph = read_model(make_model([node("Clip", ["x"], ["y"], min=0.0)], {"x": ("N", None)}, opset=9)).graph
+    assert graph.inputs[0].shape == ("N", None)
+    assert graph.outputs[0].shape is None
+
+
 def test_newer_opsets_stay_as_they_are() -> None:
     graph = read_model(make_model([node("Relu", ["x"], ["y"])], {"x": (2,)}, opset=21)).graph
     assert graph.opsets[""] == 21

@@ -14,7 +14,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from naflow_core.ops import REGISTRY
-from support.op_cases import CASES, Case
+from naflow_core.ops.registry import REALS
+from support.op_case import Case
+from support.op_cases import CASES
 
 
 def reference(case: Case) -> list[np.ndarray]:
@@ -98,8 +100,23 @@ def test_agrees_with_onnxruntime(op_type: str) -> None:
         operator.check_attributes(case.attributes)
         expected = reference(case)
         check(found, expected, case)
+        check_interval(case, expected[0])
         if operator.foldable:
             check_folding(case, expected)
+
+
+def check_interval(case: Case, expected: np.ndarray) -> None:
+    """The announced interval, from the inputs' own, holds all values."""
+    operator = REGISTRY.find(case.op_type, case.opset)
+    if operator.value_range is None or expected.size == 0:
+        return
+    known = [a if a is not None and a.size and a.dtype != bool else None for a in case.inputs]
+    intervals = [(float(np.min(a)), float(np.max(a))) if a is not None else REALS for a in known]
+    static = {f"input_{n}": a for n, a in enumerate(case.inputs) if n in operator.static and a is not None}
+    low, high = operator.value_range(intervals, {**case.attributes, **static})
+    slack = 1e-5 * max(1.0, float(np.max(np.abs(expected))))
+    assert low - slack <= expected.min(), case
+    assert expected.max() <= high + slack, case
 
 
 def check_folding(case: Case, expected: list[np.ndarray]) -> None:
@@ -125,3 +142,15 @@ def test_swish_is_its_definition() -> None:
     expected = x / (1 + np.exp(-1.5 * x.astype(np.float64)))
     np.testing.assert_allclose(swish(x, alpha=1.5), expected, atol=1e-6)
     np.testing.assert_allclose(swish(jnp.asarray(x), alpha=1.5), expected, atol=1e-6)
+
+
+def test_new_modes_that_onnxruntime_lacks() -> None:
+    x = np.arange(2 * 3 * 4 * 6, dtype=np.float32).reshape(2, 3, 4, 6)
+    to_depth, to_space = (REGISTRY.find(op, 28).function for op in ("SpaceToDepth", "DepthToSpace"))
+    deep = to_depth(x, blocksize=2, mode="CRD")
+    np.testing.assert_array_equal(deep[0, :4, 0, 0], [0, 1, 6, 7])
+    np.testing.assert_array_equal(to_space(deep, blocksize=2, mode="CRD"), x)
+    modulo = REGISTRY.find("Mod", 28).function
+    a, b = np.array([5.5, -5.5, 5.5], np.float32), np.array([3, 3, -3], np.float32)
+    for found in (modulo(a, b), modulo(jnp.asarray(a), b)):
+        np.testing.assert_array_equal(found, [2.5, 0.5, -0.5])

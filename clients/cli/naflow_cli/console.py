@@ -1,0 +1,41 @@
+"""What goes where: results to stdout, everything else (progress, notes, errors) to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+OUT = Console(highlight=False)
+if not OUT.is_terminal:  # a file or a pipe has no width: do not fold the tables
+    OUT = Console(highlight=False, width=200)
+ERR = Console(stderr=True, highlight=False)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout, nothing else."""
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A remark on stderr that `--quiet` silences."""
+    if not quiet:
+        ERR.print(text, markup=False, soft_wrap=True)
+
+
+def progress(*, quiet: bool) -> Progress:
+    """Bars on stderr; nothing when quiet or when stderr is not a terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=ERR,
+        disable=quiet or not ERR.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,150 @@
+"""From files on the command line to what the model takes."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import naflow_core as nf
+import numpy as np
+from naflow_client import Preprocessing, load_picture
+from numpy.typing import NDArray
+
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One picture on its way through: where it came from and what to draw the maps over."""
+
+    name: str
+    path: Path
+    sha256: str
+    display: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class InputBatch:
+    """All inputs together.
+
+    Attributes:
+        arrays: by graph input, pictures on axis 0.
+        files: one per picture.
+        preprocessing: settings that were used, None if every input was an array.
+        note: what was assumed, "" if nothing.
+    """
+
+    arrays: dict[str, np.ndarray]
+    files: tuple[InputFile, ...]
+    preprocessing: dict[str, Any] | None
+    note: str
+
+
+def read_inputs(model: nf.Model, paths: Sequence[Path], preprocess: str | dict[str, Any] | None) -> InputBatch:
+    """Read pictures and arrays.
+
+    Raises:
+        InputError, PictureError, PreprocessingError: the file, and what does not fit.
+    """
+    pictures = [path for path in paths if path.suffix.lower() not in ARRAY_SUFFIXES]
+    recipe, assumed = _recipe(model, preprocess) if pictures else (None, "")
+    parts: list[dict[str, np.ndarray]] = []
+    files: list[InputFile] = []
+    for path in paths:
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            arrays = _read_arrays(model, path)
+            spec = model.inputs[0]
+            count = len(arrays[spec.name])
+            for i in range(count):
+                name = path.name if count == 1 else f"{path.name}[{i}]"
+                files.append(InputFile(name, path, _digest(path), _as_picture(arrays[spec.name][i])))
+        else:
+            assert recipe is not None
+            arrays, display = _read_picture(model, path, recipe)
+            files.append(InputFile(path.name, path, _digest(path), display))
+        parts.append(arrays)
+    joined = {}
+    for spec in model.inputs:
+        shapes = {part[spec.name].shape[1:] for part in parts}
+        if len(shapes) > 1:
+            listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
+            raise nf.InputError(
+                f"the inputs have different sizes: {listed}", hint="explain them one by one, or fix size in --preprocess"
+            )
+        joined[spec.name] = np.concatenate([part[spec.name] for part in parts])
+    return InputBatch(joined, tuple(files), recipe.to_dict() if recipe else None, assumed)
+
+
+def _recipe(model: nf.Model, preprocess: str | dict[str, Any] | None) -> tuple[Preprocessing, str]:
+    if preprocess is not None:
+        return Preprocessing.load(preprocess), ""
+    name = "raw" if model.inputs and model.inputs[0].dtype == "uint8" else "imagenet"
+    note = f"no --preprocess given: assuming {name!r}; a wrong choice gives wrong predictions and maps"
+    return Preprocessing.named(name), note
+
+
+def _read_picture(model: nf.Model, path: Path, recipe: Preprocessing) -> tuple[dict[str, np.ndarray], NDArray[np.uint8]]:
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise nf.InputError(f"the model has several inputs ({names})", hint="give an .npz with one array per input")
+    spec = model.inputs[0]
+    if spec.shape is None:
+        raise nf.InputError(f"input {spec.name!r} declares no shape", hint="give the input as .npy")
+    dtype = np.uint8 if spec.dtype == "uint8" else np.float32
+    prepared = recipe.apply(load_picture(path), spec.shape, dtype)
+    return {spec.name: prepared.array}, prepared.display
+
+
+def _read_arrays(model: nf.Model, path: Path) -> dict[str, np.ndarray]:
+    try:
+        content = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise nf.InputError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise nf.InputError(f"{path}: not a NumPy file: {str(error).splitlines()[0]}") from error
+    names = [spec.name for spec in model.inputs]
+    if isinstance(content, np.ndarray):
+        arrays = {names[0]: content}
+    else:
+        with content:
+            keys = set(content.files)
+            if set(names) <= keys:
+                arrays = {name: content[name] for name in names}
+            elif len(names) == 1 and len(keys) == 1:
+                arrays = {names[0]: content[keys.pop()]}
+            else:
+                raise nf.InputError(
+                    f"{path}: holds {', '.join(sorted(keys)) or 'nothing'}, the model takes {', '.join(names)}"
+                )
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise nf.InputError(f"{path}: no array for input {missing[0]!r}", hint="give an .npz with one array per input")
+    for spec in model.inputs:
+        if spec.shape is not None and arrays[spec.name].ndim == len(spec.shape) - 1:
+            arrays[spec.name] = arrays[spec.name][None]
+    try:
+        return model.check_inputs(arrays)
+    except nf.InputError as error:
+        raise nf.InputError(f"{path.name}: {error.message}", hint=error.hint) from error
+
+
+def _as_picture(array: np.ndarray) -> NDArray[np.uint8]:
+    """Something to draw maps over: channels of an array, stretched to 0..255; grey noise-free backdrop if none."""
+    image = array.astype(np.float64)
+    if image.ndim == 3:
+        image = image if image.shape[-1] in (1, 3) else np.moveaxis(image, 0, -1)
+        image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
+    else:
+        image = np.zeros((64, 64, 1))
+    low, high = image.min(), image.max()
+    scaled = (image - low) / (high - low) * 255 if high > low else np.full(image.shape, 128.0)
+    return np.broadcast_to(np.rint(scaled), (*scaled.shape[:2], 3)).astype(np.uint8).copy()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

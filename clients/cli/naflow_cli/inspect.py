@@ -1,0 +1,94 @@
+"""`naflow inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import naflow_core as nf
+from naflow_cli.console import OUT, print_json
+from rich.table import Table
+from rich.text import Text
+
+
+def inspect_model(model: Path, json: bool, output: str | None, top: str | None, input_shape: str | None) -> int:
+    """Print the coverage report; 0 if the model can be explained, else 1."""
+    loaded = nf.load(model)
+    shapes = {loaded.inputs[0].name: parse_shape(input_shape)} if input_shape and loaded.inputs else None
+    report = loaded.inspect(input_shapes=shapes, output=output, top_feature_map=top)
+    if json:
+        print_json(report.to_dict())
+    else:
+        _show(report)
+    return 0 if report.explainable else 1
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """From "1,3,224,224" or "1x3x224x224".
+
+    Raises:
+        OptionError: anything else.
+    """
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1 or max(shape) > 1 << 16:
+        raise nf.OptionError(f"--input-shape {text!r} is not a shape", hint="for example 1,3,224,224")
+    return shape
+
+
+def _show(report: nf.CoverageReport) -> None:
+    facts = report.to_dict()
+    table = Table(title=f"{facts['model']['file']}", show_header=False, box=None, title_justify="left")
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in facts["model"]["opset"].items())
+    table.add_row("producer", Text(facts["model"]["producer"] or "not stated"))
+    table.add_row("opset", opsets)
+    for kind in ("inputs", "outputs"):
+        for spec in facts[kind]:
+            shape = f"{spec['dtype']} {_dims(spec['shape'])}"
+            used = f", analysed as {_dims(spec['used_shape'])}" if spec["used_shape"] not in (None, spec["shape"]) else ""
+            table.add_row(kind[:-1], Text(f"{spec['name']}  {shape}{used}"))
+    if report.plan:
+        table.add_row("top feature map", Text(f"{facts['top_feature_map']}"))
+        scores = facts["scores"]
+        where = "the output itself" if scores == facts["explained_output"] else "before the closing activation"
+        table.add_row("explained at", Text(f"{scores} ({where})"))
+        classes = Counter(segment["class"] for segment in facts["segments"])
+        composites = sum(segment["kind"] == "composite" for segment in facts["segments"])
+        table.add_row("segments", f"{len(facts['segments'])} ({composites} composite): " + _counted(classes))
+        table.add_row("layers", f"{len(facts['blocks'])} blocks, {len(facts['spine'])} spine tensors")
+    OUT.print(table)
+    if report.plan:
+        OUT.print(_segments(facts))
+    for node in facts["unsupported"]:
+        OUT.print(Text(f"not supported: node {node['node']!r} ({node['op_type']}): {node['reason']}", style="red"))
+    if report.explainable:
+        OUT.print(Text("This model can be explained.", style="green"))
+    else:
+        OUT.print(Text(f"This model cannot be explained: {report.reason}", style="red"))
+
+
+def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "nodes", "rule", "class", "output", "shape", "block"):
+        table.add_column(title, overflow="fold")
+    shapes = {tensor["tensor"]: tensor["shape"] for tensor in facts["spine"]}
+    blocks = set(facts["blocks"])
+    for segment in facts["segments"]:
+        ops = segment["op_types"]
+        nodes = ops[0] if len(ops) == 1 else f"{len(ops)} nodes: {_counted(Counter(ops))}"
+        ends = "end" if segment["output"] in blocks else ""
+        output = Text(segment["output"])
+        table.add_row(
+            str(segment["index"]), nodes, segment["rule"], segment["class"], output, _dims(shapes[segment["output"]]), ends
+        )
+    return table
+
+
+def _dims(shape: list[int | str | None] | None) -> str:
+    return "any shape" if shape is None else " x ".join("?" if d is None else str(d) for d in shape)
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.most_common())

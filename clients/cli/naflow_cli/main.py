@@ -1,0 +1,194 @@
+"""Entry point of the `naflow` command: the commands' options, and how failures leave the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+app = typer.Typer(
+    name="naflow",
+    help="Layer-by-layer attention flows for CNNs, straight from an ONNX file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Output = Annotated[str | None, typer.Option(help="Graph output to explain; needed when there are several.")]
+Top = Annotated[str | None, typer.Option(help="Name of the top feature map; found by analysis when left out.")]
+InputShape = Annotated[
+    str | None, typer.Option(metavar="N,C,H,W", help="Input shape to use where the model leaves it open.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        import naflow_core
+
+        sys.stdout.write(f"naflow {naflow_core.__version__}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    json: Json = False,
+    output: Output = None,
+    top_feature_map: Top = None,
+    input_shape: InputShape = None,
+) -> None:
+    """Show what will happen to a model: spine, segments, inverse rules, and what is not supported.
+
+    Nothing is computed. Exit status 1 if the model cannot be explained.
+    """
+    from naflow_cli.inspect import inspect_model
+
+    raise typer.Exit(inspect_model(model, json, output, top_feature_map, input_shape))
+
+
+@app.command()
+def verify(
+    model: ModelPath,
+    input: Annotated[Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")] = None,  # noqa: A002
+    tolerance: Annotated[float, typer.Option(help="Largest allowed max|a-b|/max|b| of any tensor.")] = 1e-4,
+    preprocess: Annotated[str | None, typer.Option(help="For a picture: imagenet, unit, raw or FILE.json.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    json: Json = False,
+) -> None:
+    """Compare our forward pass with onnxruntime at every tensor. Exit status 1 if they differ."""
+    from naflow_cli.verify import verify_model
+
+    raise typer.Exit(verify_model(model, input, tolerance, preprocess, seed, json))
+
+
+@app.command()
+def explain(
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(metavar="INPUT...", help="Pictures, or .npy/.npz already preprocessed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for flows.npz, manifest.json, pictures, report.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Run again as this manifest.json says; MODEL and INPUT may be left out.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="top, class:281 or class:NAME (needs --labels).")] = "top",
+    layers: Annotated[str, typer.Option(help="blocks, spine, nodes, or tensor names separated by commas.")] = "blocks",
+    output: Output = None,
+    top_feature_map: Top = None,
+    preset: Annotated[str, typer.Option(help="default, paper or published-code.")] = "default",
+    inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
+    rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
+    abandon: Annotated[str | None, typer.Option(help="zero-gradient or mass:RHO.")] = None,
+    feasible: Annotated[
+        bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
+    ] = None,
+    anchor: Annotated[str | None, typer.Option(help="origin, activation or signed.")] = None,
+    damping: Annotated[float | None, typer.Option(help="Tikhonov parameter, >= 0.")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Relative residual at which a solve stops.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(help="Cap for each solve.")] = None,
+    preprocess: Annotated[str | None, typer.Option(help="imagenet, unit, raw or FILE.json.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+    json: Json = False,
+) -> None:
+    """Explain pictures: write layer flows, overlays, an animation and a report under --out."""
+    from naflow_cli.explain import Request, explain_inputs
+
+    changes = {
+        "inverse": inverse,
+        "rows": rows,
+        "abandon": abandon,
+        "feasible": feasible,
+        "anchor": anchor,
+        "damping": damping,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+    }
+    request = Request.from_options(
+        model=model,
+        inputs=inputs or [],
+        out=out,
+        manifest=manifest,
+        target=target,
+        layers=layers,
+        output=output,
+        top_feature_map=top_feature_map,
+        preset=preset,
+        changes=changes,
+        preprocess=preprocess,
+        labels=labels,
+        batch_size=batch_size,
+    )
+    explain_inputs(request, quiet=quiet, json=json)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run the command line; never lets a traceback out.
+
+    Exit status: 0 success, 1 failed check, 2 bad usage or bad input, 130 interrupted.
+    """
+    _keep_libraries_quiet()
+    sys.exit(_status(lambda: app(arguments, standalone_mode=False)))
+
+
+def _status(command: Callable[[], Any]) -> int:
+    try:
+        result = command()
+        return result if isinstance(result, int) else 0
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader has gone; nothing can be said any more, and closing stdout must not say it either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _fail(*_described(error))
+
+
+def _described(error: Exception) -> tuple[str, int]:
+    from naflow_client import ClientError
+    from naflow_core import NaflowError
+
+    if isinstance(error, click.ClickException):
+        return error.format_message().replace("\n", " "), 2
+    if isinstance(error, NaflowError | ClientError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        return f"{error.filename or 'file'}: {error.strerror or error}", 2
+    if isinstance(error, MemoryError):
+        return "out of memory: use a smaller --batch-size or a smaller input", 2
+    if os.environ.get("NAFLOW_DEBUG"):
+        raise error
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"internal error, please report it: {type(error).__name__}: {first} (NAFLOW_DEBUG=1 shows where)", 2
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"naflow: {message}\n")
+    return status
+
+
+def _keep_libraries_quiet() -> None:
+    """Native libraries log to stderr while they load; only errors are for users."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+if __name__ == "__main__":
+    run()

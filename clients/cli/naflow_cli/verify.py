@@ -1,0 +1,43 @@
+"""`naflow verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import naflow_core as nf
+from naflow_cli.compilation import use_compilation_cache
+from naflow_cli.console import OUT, note, print_json
+from naflow_cli.inputs import read_inputs
+from rich.text import Text
+
+SHOWN = 10
+
+
+def verify_model(
+    model: Path, input: Path | None, tolerance: float, preprocess: str | None, seed: int, json: bool  # noqa: A002
+) -> int:
+    """Print the comparison; 0 if every tensor agrees, else 1."""
+    if not 0 < tolerance < 1:
+        raise nf.OptionError(f"--tolerance {tolerance} must lie between 0 and 1")
+    use_compilation_cache()
+    loaded = nf.load(model)
+    x = None
+    if input is not None:
+        batch = read_inputs(loaded, [input], preprocess)
+        note(batch.note, quiet=not batch.note)
+        x = batch.arrays
+    result = loaded.verify(x, tolerance=tolerance, seed=seed)
+    facts = result.to_dict()
+    if json:
+        print_json(facts)
+        return 0 if result.ok else 1
+    worst = sorted(facts["tensors"], key=lambda t: (t["ok"], -t["max_rel_error"]))[:SHOWN]
+    for tensor in worst:
+        off = tensor["off_by_more_than_one"]
+        steps = "" if off is None else f"  {off:.1e} of the elements off by more than one step"
+        style = "" if tensor["ok"] else "red"
+        OUT.print(Text(f"{tensor['max_rel_error']:.1e}  {tensor['tensor']}{steps}", style=style))
+    state = "agrees" if result.ok else "DIFFERS"
+    summary = f"{len(facts['tensors'])} tensors, largest relative error {facts['max_rel_error']:.1e}"
+    OUT.print(Text(f"{state}: {summary} (tolerance {tolerance:g})", style="green" if result.ok else "red"))
+    return 0 if result.ok else 1
