@@ -27,7 +27,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/naflow inspect $(EXAMPLE)/digits_in_clutter.onnx
 	$(BIN)/naflow explain $(EXAMPLE)/digits_in_clutter.onnx $(PICTURE) --out $(OUT) \
 		--preprocess $(EXAMPLE)/preprocess.json --labels $(EXAMPLE)/labels.txt
-	@echo "The report is at $(CURDIR)/$(OUT)/report.html"
+	@echo "The report is at $(abspath $(OUT))/report.html"
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal

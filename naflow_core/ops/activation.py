@@ -187,12 +187,21 @@ def gelu(x: Any, *, approximate: str = "none") -> jax.Array:
     return jax.nn.gelu(jnp.asarray(x), approximate=approximate == "tanh")
 
 
+def _rounded(x: jax.Array) -> jax.Array:
+    """x itself, as a value that the compiler may not merge with the operation it came from.
+
+    Where x is a product, XLA contracts product and subtraction into one step, so that x - max(x) can
+    come out positive: for logits near 1e10 by hundreds, whose exponential is inf.
+    """
+    return jnp.maximum(x, jnp.finfo(x.dtype).min)
+
+
 @register("Softmax", since=13, value_range=(0.0, 1.0))
 def softmax(x: Any, *, axis: int = -1) -> Any:
     """exp(x) over its sum along one axis."""
     axis = normalise_axis(axis, np.ndim(x))
     if not is_known(x):
-        return jax.nn.softmax(x, axis=axis)
+        return jax.nn.softmax(_rounded(x), axis=axis)
     weights = np.exp(x - x.max(axis=axis, keepdims=True))
     return weights / weights.sum(axis=axis, keepdims=True)
 
@@ -202,6 +211,6 @@ def log_softmax(x: Any, *, axis: int = -1) -> Any:
     """Logarithm of Softmax."""
     axis = normalise_axis(axis, np.ndim(x))
     if not is_known(x):
-        return jax.nn.log_softmax(x, axis=axis)
+        return jax.nn.log_softmax(_rounded(x), axis=axis)
     shifted = x - x.max(axis=axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))

@@ -170,10 +170,9 @@ def _elementwise() -> list[Case]:
     ]
     kinds = TensorProto
     for to in (kinds.INT64, kinds.INT32, kinds.INT8, kinds.BOOL, kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16):
-        cases.append(
-            Case("Cast", (x * 3,), {"to": to}, tolerance=1e-3, same_type=to <= kinds.BOOL and to != 0)
-        )
-        cases.append(Case("Cast", (whole,), {"to": to}, same_type=to <= kinds.BOOL))
+        exact = to not in (kinds.DOUBLE, kinds.FLOAT16)  # both are carried as float32
+        cases.append(Case("Cast", (x * 3,), {"to": to}, tolerance=1e-3, same_type=exact))
+        cases.append(Case("Cast", (whole,), {"to": to}, same_type=exact))
     cases += [Case("CastLike", (x, ints(1))), Case("CastLike", (whole, x)), Case("CastLike", (x, p))]
     return cases
 
@@ -252,9 +251,6 @@ def _shape() -> list[Case]:
         ((10,), (-(2**31),), (3,), (-3,)),
     ):
         cases.append(Case("Slice", (x, ints(*starts), ints(*ends), ints(*axes), ints(*steps))))
-        cases.append(
-            Case("Slice", (np.ascontiguousarray(x), ints(*starts), ints(*ends), ints(*axes), ints(*steps)))
-        )
     cases += [Case("Slice", (x, ints(0, 1), ints(1, 3))), Case("Slice", (ints(5, 6, 7), ints(-2), ints(3)))]
     for mode in ("constant", "reflect", "edge", "wrap"):
         opset = 19 if mode == "wrap" else 18

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 OUT = Console(highlight=False)
 if not OUT.is_terminal:  # a file or a pipe has no width: do not fold the tables
@@ -24,7 +25,12 @@ def print_json(value: dict[str, Any]) -> None:
 def note(text: str, *, quiet: bool = False) -> None:
     """A remark on stderr that `--quiet` silences."""
     if not quiet:
-        ERR.print(text, markup=False, soft_wrap=True)
+        line(ERR, text)
+
+
+def line(console: Console, text: str, style: str = "") -> None:
+    """One line as it is: no markup, no folding."""
+    console.print(Text(text, style=style), soft_wrap=True)
 
 
 def progress(*, quiet: bool) -> Progress:

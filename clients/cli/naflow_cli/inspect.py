@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import naflow_core as nf
-from naflow_cli.console import OUT, print_json
+from naflow_cli.console import OUT, line, print_json
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +15,10 @@ from rich.text import Text
 def inspect_model(model: Path, json: bool, output: str | None, top: str | None, input_shape: str | None) -> int:
     """Print the coverage report; 0 if the model can be explained, else 1."""
     loaded = nf.load(model)
-    shapes = {loaded.inputs[0].name: parse_shape(input_shape)} if input_shape and loaded.inputs else None
+    shapes = None
+    if input_shape and loaded.inputs:
+        spec = loaded.inputs[0]
+        shapes = {spec.name: fitting(parse_shape(input_shape), spec.shape, spec.name)}
     report = loaded.inspect(input_shapes=shapes, output=output, top_feature_map=top)
     if json:
         print_json(report.to_dict())
@@ -35,6 +39,25 @@ def parse_shape(text: str) -> tuple[int, ...]:
         shape = ()
     if not shape or min(shape) < 1 or max(shape) > 1 << 16:
         raise nf.OptionError(f"--input-shape {text!r} is not a shape", hint="for example 1,3,224,224")
+    return shape
+
+
+def fitting(
+    shape: tuple[int, ...], declared: Sequence[int | str | None] | None, name: str
+) -> tuple[int, ...]:
+    """`shape`, if the model's declaration leaves room for it.
+
+    Raises:
+        OptionError: it does not.
+    """
+    free = declared is None or (
+        len(declared) == len(shape)
+        and all(not isinstance(d, int) or d == n for d, n in zip(declared, shape, strict=True))
+    )
+    if not free:
+        raise nf.OptionError(
+            f"--input-shape {list(shape)} does not fit input {name!r}, which the model declares as {_dims(declared)}"
+        )
     return shape
 
 
@@ -62,11 +85,11 @@ def _show(report: nf.CoverageReport) -> None:
     if report.plan:
         OUT.print(_segments(facts))
     for node in facts["unsupported"]:
-        OUT.print(Text(f"not supported: node {node['node']!r} ({node['op_type']}): {node['reason']}", style="red"))
+        line(OUT, f"not supported: node {node['node']!r} ({node['op_type']}): {node['reason']}", "red")
     if report.explainable:
-        OUT.print(Text("This model can be explained.", style="green"))
+        line(OUT, "This model can be explained.", "green")
     else:
-        OUT.print(Text(f"This model cannot be explained: {report.reason}", style="red"))
+        line(OUT, f"This model cannot be explained: {report.reason}", "red")
 
 
 def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
@@ -86,7 +109,7 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
     return table
 
 
-def _dims(shape: list[int | str | None] | None) -> str:
+def _dims(shape: Sequence[int | str | None] | None) -> str:
     return "any shape" if shape is None else " x ".join("?" if d is None else str(d) for d in shape)
 
 

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 app = typer.Typer(
     name="naflow",
     help="Layer-by-layer attention flows for CNNs, straight from an ONNX file.",
-    no_args_is_help=True,
+    no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+# typer's own copy of click's base of usage errors, or click's, depending on its version
+UsageFault = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -40,7 +42,7 @@ def _options(
         sys.stdout.write(f"naflow {naflow_core.__version__}\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
+        raise typer.BadParameter("no command given; try `naflow --help`")
 
 
 @app.command()
@@ -77,6 +79,7 @@ def verify(
 
 @app.command()
 def explain(
+    context: typer.Context,
     model: Annotated[Path | None, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")] = None,
     inputs: Annotated[
         list[Path] | None, typer.Argument(metavar="INPUT...", help="Pictures, or .npy/.npz already preprocessed.")
@@ -119,11 +122,16 @@ def explain(
         "tolerance": tolerance,
         "max_iterations": max_iterations,
     }
+    if out is None:
+        raise typer.BadParameter("--out is missing; name a folder for the results")
+    if manifest is not None:
+        _nothing_beside_manifest(context)
+        explain_inputs(Request.from_manifest(manifest, model, inputs or [], out), quiet=quiet, json=json)
+        return
     request = Request.from_options(
         model=model,
         inputs=inputs or [],
         out=out,
-        manifest=manifest,
         target=target,
         layers=layers,
         output=output,
@@ -137,18 +145,30 @@ def explain(
     explain_inputs(request, quiet=quiet, json=json)
 
 
+def _nothing_beside_manifest(context: typer.Context) -> None:
+    """A manifest settles every option that changes the maps."""
+    free = {"model", "inputs", "out", "manifest", "quiet", "json"}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in free and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                f"--{name.replace('_', '-')} and --manifest exclude each other: the manifest settles it"
+            )
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run the command line; never lets a traceback out.
 
     Exit status: 0 success, 1 failed check, 2 bad usage or bad input, 130 interrupted.
     """
     _keep_libraries_quiet()
-    sys.exit(_status(lambda: app(arguments, standalone_mode=False)))
+    sys.exit(_status(lambda: app(arguments, prog_name="naflow", standalone_mode=False)))
 
 
 def _status(command: Callable[[], Any]) -> int:
     try:
         result = command()
+        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
         return result if isinstance(result, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)
@@ -166,18 +186,24 @@ def _described(error: Exception) -> tuple[str, int]:
     from naflow_client import ClientError
     from naflow_core import NaflowError
 
-    if isinstance(error, click.ClickException):
-        return error.format_message().replace("\n", " "), 2
+    if isinstance(error, UsageFault):
+        return _usage(error), 2
     if isinstance(error, NaflowError | ClientError):
         return str(error), 2
     if isinstance(error, OSError):
-        return f"{error.filename or 'file'}: {error.strerror or error}", 2
-    if isinstance(error, MemoryError):
-        return "out of memory: use a smaller --batch-size or a smaller input", 2
+        return f"{error.filename or 'writing'}: {error.strerror or error}", 2
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory (use a smaller --batch-size or a smaller input)", 2
     if os.environ.get("NAFLOW_DEBUG"):
         raise error
     first = (str(error).strip().splitlines() or [""])[0][:300]
     return f"internal error, please report it: {type(error).__name__}: {first} (NAFLOW_DEBUG=1 shows where)", 2
+
+
+def _usage(error: Any) -> str:
+    """One line, without the frame that click puts around a message that is clear already."""
+    text: str = error.format_message() if getattr(error, "param", None) is not None else error.message
+    return " ".join(text.split()).removesuffix(".")
 
 
 def _fail(message: str, status: int) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import naflow_core as nf
 from naflow_cli.compilation import use_compilation_cache
-from naflow_cli.console import OUT, note, print_json
+from naflow_cli.console import OUT, line, note, print_json
 from naflow_cli.inputs import read_inputs
-from rich.text import Text
 
 SHOWN = 10
 
@@ -36,8 +35,8 @@ def verify_model(
         off = tensor["off_by_more_than_one"]
         steps = "" if off is None else f"  {off:.1e} of the elements off by more than one step"
         style = "" if tensor["ok"] else "red"
-        OUT.print(Text(f"{tensor['max_rel_error']:.1e}  {tensor['tensor']}{steps}", style=style))
+        line(OUT, f"{tensor['max_rel_error']:.1e}  {tensor['tensor']}{steps}", style)
     state = "agrees" if result.ok else "DIFFERS"
     summary = f"{len(facts['tensors'])} tensors, largest relative error {facts['max_rel_error']:.1e}"
-    OUT.print(Text(f"{state}: {summary} (tolerance {tolerance:g})", style="green" if result.ok else "red"))
+    line(OUT, f"{state}: {summary} (tolerance {tolerance:g})", "green" if result.ok else "red")
     return 0 if result.ok else 1

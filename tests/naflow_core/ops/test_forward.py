@@ -154,3 +154,12 @@ def test_new_modes_that_onnxruntime_lacks() -> None:
     a, b = np.array([5.5, -5.5, 5.5], np.float32), np.array([3, 3, -3], np.float32)
     for found in (modulo(a, b), modulo(jnp.asarray(a), b)):
         np.testing.assert_array_equal(found, [2.5, 0.5, -0.5])
+
+
+def test_softmax_of_a_large_product() -> None:
+    """Fused with the product before it, x - max(x) would be positive and its exponential inf."""
+    softmax = REGISTRY.find("Softmax", 18).function
+    for value in (7.7e9, 9.99e9):
+        x = np.full((1, 1000), value, np.float32)
+        y = jax.jit(lambda x: softmax(x / np.float32(3)))(x)
+        np.testing.assert_allclose(y, np.full((1, 1000), 1e-3), rtol=1e-5)

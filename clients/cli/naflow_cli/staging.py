@@ -1,0 +1,109 @@
+"""Results appear in the user's folder complete, or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import naflow_core as nf
+
+MARK = "manifest.json"
+OURS = re.compile(
+    r"flows\.npz|manifest\.json|report\.html|flow(-\d{3,})?\.gif|overlays/(\d{3,}-[^/]*/)?\d{3,}-[^/]*\.png"
+)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write results into; when the block ends well they move to `folder`, else they vanish.
+
+    Results of an earlier run in `folder` are replaced, files of other names are left alone. If the move fails
+    half way, what was there before is put back.
+
+    Raises:
+        OptionError: `folder` cannot be written to. Found out at once, before the block runs.
+    """
+    missing = _missing_parents(folder)
+    scratch = None
+    try:
+        try:
+            scratch = _make_scratch(folder)
+        except OSError as error:
+            raise nf.OptionError(
+                f"--out {folder}: cannot be written: {error.strerror or error}",
+                hint="name a folder that you may write to",
+            ) from error
+        results = scratch / "results"
+        results.mkdir()
+        yield results
+        try:
+            _publish(results, folder, scratch / "earlier")
+        except OSError as error:
+            raise nf.OptionError(
+                f"--out {folder}: {error.filename or 'a file'} cannot be replaced: {error.strerror or error}",
+                hint="name another folder",
+            ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        for parent in missing:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """Folders above `folder` that do not exist yet, deepest first."""
+    try:
+        return [parent for parent in folder.parents if not parent.exists()]
+    except OSError:  # may not be looked at: making the scratch folder will say so
+        return []
+
+
+def _make_scratch(folder: Path) -> Path:
+    if folder.is_dir():
+        return Path(tempfile.mkdtemp(prefix=".naflow-", suffix=".part", dir=folder))
+    if folder.exists() or folder.is_symlink():
+        raise NotADirectoryError(20, "it exists and is not a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
+
+
+def _publish(results: Path, folder: Path, earlier: Path) -> None:
+    if not folder.exists():
+        results.rename(folder)
+        return
+    new = _files(results)
+    old = [name for name in _files(folder) if OURS.fullmatch(name) or name in new]
+    new.sort(key=lambda name: name == MARK)  # the manifest last: where it is, everything is
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for names, source, destination in ((old, folder, earlier), (new, results, folder)):
+            for name in names:
+                target = destination / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (source / name).rename(target)
+                moved.append((source / name, target))
+    except BaseException:
+        for before, after in reversed(moved):
+            after.rename(before)
+        raise
+    finally:
+        _drop_empty_folders(folder / "overlays")
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files of a result folder, relative to it; of other folders in it only `overlays` is read."""
+    top = [path for path in folder.iterdir() if not path.is_dir()]
+    below = [path for path in folder.glob("overlays/**/*") if not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in (*top, *below))
+
+
+def _drop_empty_folders(folder: Path) -> None:
+    if folder.is_dir():
+        for path in [*folder.iterdir(), folder]:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
