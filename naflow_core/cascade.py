@@ -196,7 +196,7 @@ def descend(
     else:
         slots = dict(enumerate((x0, *operands)))
         inputs = tuple(look_up(subprogram.instructions[0].sources, slots)) if len(subprogram.instructions) == 1 else (x0,)
-        preimage = rule.function(above.bpfm, Site(subprogram.instructions[0], inputs, position, y0, above.retained))
+        preimage = rule.invert(above.bpfm, Site(subprogram.instructions[0], inputs, position, y0, above.retained))
         offset = _offset(function, x0)
     gap = _conservation_gap(preimage, gradient, above, offset)
     retained = _retained(x0, gradient, numbers, choices.zero_gradient)

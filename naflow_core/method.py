@@ -65,7 +65,7 @@ class Method:
         feasible: keep the preimage in the range of the op that produced it.
         anchor: least-squares solution of minimum norm ("origin") or nearest to the forward activation
             ("activation"; "signed": only for tensors without a lower bound).
-        damping: Tikhonov parameter, as in SciPy's lsmr.
+        damping: Tikhonov parameter of each solve, relative to the layer's own gain (scale-free).
         tolerance: relative residual of the normal equations at which a solve stops.
         max_iterations: cap for each solve.
     """

@@ -111,8 +111,9 @@ def _known_scalar_exponent(site: Site) -> bool:
 
 @register("Pow", applies=_known_scalar_exponent)
 def power_inverse(y: Array, site: Site) -> Array:
-    # an even power forgets the sign, a fractional one has none: the forward input supplies it
     exponent = float(site.inputs[1].ravel()[0])
+    # an odd power keeps the sign; an even one forgets it, and the forward input supplies it
+    signs = y if exponent % 2 == 1 else site.x0
     magnitude = jnp.where(y == 0, 0.0, jnp.abs(jnp.where(y == 0, 1.0, y)) ** (1.0 / exponent))
-    return jnp.sign(site.x0) * magnitude
+    return jnp.sign(signs) * magnitude
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from naflow_core.inverse.guard import divide
+from naflow_core.inverse.guard import TINY, divide
 from naflow_core.inverse.registry import Site, register
+from naflow_core.ops.quant import dequantize_linear
 
 Array = Any
 
@@ -27,7 +27,7 @@ def _keeps_shape_at_first(site: Site) -> bool:
 
 
 @register("BatchNormalization", "Div", "DequantizeLinear", applies=_keeps_shape_at_first, name="affine")
-@register("Add", "Sub", "Mul", applies=_keeps_shape, name="affine")
+@register("Add", "Sub", "Sum", "Mul", applies=_keeps_shape, name="affine")
 def affine(y: Array, site: Site) -> Array:
     slope = site.slope()
     return divide(y - (site.y0 - slope * site.x0), slope)
@@ -35,18 +35,18 @@ def affine(y: Array, site: Site) -> Array:
 
 @register("QuantizeLinear", applies=_keeps_shape_at_first)
 def dequantise(y: Array, site: Site) -> Array:
-    scale, zero_point = site.inputs[1], site.inputs[2] if len(site.inputs) > 2 else None
-    shape = [1] * y.ndim
-    if np.size(scale) > 1:
-        shape[site.attributes.get("axis", 1)] = -1
-    zero = 0.0 if zero_point is None else np.asarray(zero_point, np.float32).reshape(shape)
-    return (y - zero) * np.reshape(scale, shape)
+    given = {name: value for name, value in site.attributes.items() if name in ("axis", "block_size")}
+    return dequantize_linear(y, *site.inputs[1:3], **given)
 
 
 def _standardised_inverse(y: Array, x0: Array, axes: tuple[int, ...], scale: Array, bias: Array, epsilon: float) -> Array:
     mean = jnp.mean(x0, axis=axes, keepdims=True)
     deviation = jnp.sqrt(jnp.var(x0, axis=axes, keepdims=True) + epsilon)
-    return divide(y - bias, scale) * deviation + mean
+    return _standardised(y, scale, bias, deviation, mean)
+
+
+def _standardised(y: Array, scale: Array, bias: Array, deviation: Array, mean: Array) -> Array:
+    return jnp.where(jnp.abs(scale) > TINY, divide(y - bias, scale) * deviation + mean, 0.0)
 
 
 def _per_channel(vector: Array, rank: int) -> Array:
@@ -71,9 +71,11 @@ def layer_normalization_inverse(y: Array, site: Site) -> Array:
 @register("GroupNormalization", applies=lambda site: site.position == 0)
 def group_normalization_inverse(y: Array, site: Site) -> Array:
     groups = site.attributes["num_groups"]
-    scale, bias = (_per_channel(v, y.ndim) for v in site.inputs[1:3])
+    per_channel = y.shape[1] // site.inputs[1].shape[0]  # up to opset 20 a group has one scale
+    scale, bias = (_per_channel(jnp.repeat(v, per_channel), y.ndim) for v in site.inputs[1:3])
     grouped = site.x0.reshape(y.shape[0], groups, -1)
     mean = jnp.mean(grouped, axis=2, keepdims=True)
     deviation = jnp.sqrt(jnp.var(grouped, axis=2, keepdims=True) + site.attributes.get("epsilon", 1e-5))
-    standardised = divide(y - bias, scale).reshape(grouped.shape)
-    return (standardised * deviation + mean).reshape(y.shape)
+    mean, deviation = (jnp.repeat(v, y.shape[1] // groups, axis=1) for v in (mean, deviation))
+    shape = (*y.shape[:2], *(1,) * (y.ndim - 2))
+    return _standardised(y, scale, bias, deviation.reshape(shape), mean.reshape(shape))

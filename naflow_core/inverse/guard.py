@@ -8,6 +8,13 @@ import jax.numpy as jnp
 
 Array = Any
 TINY = 1e-12
+LARGEST = 1e30
+"""Inverses stay within this, so that their sums and differences stay finite in float32."""
+
+
+def bounded(values: Array) -> Array:
+    """Values kept within -LARGEST and LARGEST; nan stays nan."""
+    return jnp.clip(values, -LARGEST, LARGEST)
 
 
 def divide(numerator: Array, denominator: Array) -> Array:

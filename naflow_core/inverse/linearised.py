@@ -6,6 +6,10 @@ products. With `rows` as a 0/1 mask M, right-hand side r = y - (f(x0) - J x0):
     x = argmin || M (J x - r) ||^2
 
 of minimum norm (anchor "origin") or nearest to the forward activation (anchor "activation").
+
+Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain of
+the layer in the direction that matters. So it means the same for every layer, and does not change when weights
+are rescaled, as exporters do when they fold a normalisation into a convolution.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from naflow_core.ops.registry import Interval
-from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares
+from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares, squared_norm
 
 Array = Any
 
@@ -65,6 +69,7 @@ def invert_linearised(
     right = rows * (y - offset)
     start = x0 if anchored else jnp.zeros_like(x0)
     right = right - rows * image if anchored else right
+    damping = damping * _gain(adjoint(right), right, systems)
     solution = least_squares(forward, adjoint, right, damping=damping, stopping=stopping, systems=systems)
     low, high = bounds
     if low == -jnp.inf and high == jnp.inf:
@@ -75,3 +80,11 @@ def invert_linearised(
     )
     total = solution.iterations + bounded.iterations
     return LinearisedInverse(bounded._replace(x=jnp.clip(start + bounded.x, low, high), iterations=total), offset)
+
+
+def _gain(image: Array, right: Array, systems: tuple[int, ...]) -> Array:
+    """||A^T b|| / ||b|| per system, shaped to multiply the unknowns; 0 where b is 0."""
+    top, bottom = squared_norm(image, systems), squared_norm(right, systems).reshape(image.shape[:len(systems)])
+    top = top.reshape(image.shape[:len(systems)])
+    gain = jnp.sqrt(jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0))
+    return gain.reshape(gain.shape + (1,) * (image.ndim - gain.ndim))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+import jax.numpy as jnp
 
+from naflow_core.inverse.guard import divide
 from naflow_core.inverse.registry import Site, register
 from naflow_core.ops.pool import PoolGeometry
 
@@ -38,22 +39,30 @@ def rearrangement(y: Array, site: Site) -> Array:
     return site.transpose(y)
 
 
-def _tiles_the_input(site: Site) -> bool:
-    """Windows neither overlap nor reach into the padding, and each covers real values only."""
+def _without_overlap(site: Site) -> bool:
     geometry = PoolGeometry.of(site.x0.shape, **site.attributes)
-    return (
-        geometry.kernel == geometry.strides
-        and set(geometry.dilations) == {1}
-        and not any(geometry.pads_lo)
-        and not any(geometry.pads_hi)
-    )
+    return all(reach <= stride for reach, stride in zip(geometry.reach, geometry.strides, strict=True))
 
 
-@register("AveragePool", applies=_tiles_the_input, name="replication", mixes=True)
+@register("AveragePool", applies=_without_overlap, name="replication", mixes=True)
 @register("GlobalAveragePool", name="replication", mixes=True)
 @register("ReduceMean", applies=_first, name="replication", mixes=True)
 def replication(y: Array, site: Site) -> Array:
-    averaged = np.prod(site.x0.shape) / np.prod(site.y0.shape)
-    if site.instruction.operator.op_type == "AveragePool":  # a remainder at the border is in no window
-        averaged = float(np.prod(PoolGeometry.of(site.x0.shape, **site.attributes).kernel))
-    return site.transpose(y) * averaged
+    # Means over disjoint sets: J J^T is diagonal, J^T divided by it the pseudo-inverse. Windows at the border
+    # may hold fewer values, hence one length per window.
+    return site.transpose(divide(y, site.forward(site.transpose(jnp.ones_like(y)))))
+
+
+def _whole_multiple(site: Site) -> bool:
+    """Nearest-neighbour resizing that repeats every value equally often."""
+    factors = [divmod(m, n) for n, m in zip(site.x0.shape, site.y0.shape, strict=True)]
+    return site.position == 0 and site.attributes.get("mode", "nearest") == "nearest" and all(
+        factor > 0 and rest == 0 for factor, rest in factors
+    )
+
+
+@register("Resize", applies=_whole_multiple, name="mean-of-copies", mixes=True)
+def mean_of_copies(y: Array, site: Site) -> Array:
+    # Every row of J picks one value: of its retained copies, their mean fits best.
+    kept = site.retained.astype(y.dtype)
+    return divide(site.transpose(kept * y), site.transpose(kept))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naflow_core.inverse.guard import divide
+from naflow_core.inverse.guard import bounded, divide
 from naflow_core.model.program import Instruction, Known, thawed
 
 Array = Any
@@ -81,6 +81,11 @@ class Rule:
     function: Callable[[Array, Site], Array] | None
     applies: Applies
     mixes: bool = False
+
+    def invert(self, y: Array, site: Site) -> Array:
+        """The preimage of `y` by this rule, kept where float32 can go on computing with it."""
+        assert self.function is not None
+        return bounded(self.function(bounded(y), site))
 
 
 def _always(_site: Site) -> bool:
@@ -153,7 +158,7 @@ register = REGISTRY.register
 
 def frozen_gate(y: Array, site: Site) -> Array:
     """Invert `y = x * gate(x)` with the gate held at its forward value y0 / x0."""
-    return divide(y * site.x0, site.y0)
+    return y * divide(site.x0, site.y0)
 
 
 FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, _always)

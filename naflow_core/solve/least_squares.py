@@ -51,6 +51,11 @@ def _dot(a: Array, b: Array, systems: tuple[int, ...]) -> Array:
     return jnp.sum(a * b, axis=axes, keepdims=True)
 
 
+def squared_norm(a: Array, systems: tuple[int, ...] = (0,)) -> Array:
+    """||a||^2 per system, with the summed axes kept as 1."""
+    return _dot(a, a, systems)
+
+
 def _ratio(a: Array, b: Array) -> Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
@@ -85,7 +90,7 @@ def least_squares(
     Args:
         forward, adjoint: A and its transpose.
         b: right-hand side, axis 0 = pictures.
-        damping: Tikhonov parameter as in SciPy's `lsmr`.
+        damping: Tikhonov parameter as in SciPy's `lsmr`; a scalar, or one per system shaped to multiply x.
         systems: axes that number independent systems in the unknowns and in b alike.
     """
     gradient = adjoint(b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ class ClassTarget:
             return cls("top", labels)
         if kind != "class" or not found or not value:
             raise TargetError(f"--target {text!r} is not understood", hint="use top, class:281 or class:NAME")
-        return cls(int(value) if value.lstrip("-").isdigit() else value, labels)
+        return cls(int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value, labels)
 
     def indices(self, scores: np.ndarray) -> np.ndarray:
         """Class index per picture.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,9 @@ ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One picture on its way through: where it came from and what to draw the maps over."""
+    """One picture on its way through: what to call it, and what to draw the maps over."""
 
     name: str
-    path: Path
-    sha256: str
     display: NDArray[np.uint8]
 
 
@@ -61,11 +60,11 @@ def read_inputs(model: nf.Model, paths: Sequence[Path], preprocess: str | dict[s
             count = len(arrays[spec.name])
             for i in range(count):
                 name = path.name if count == 1 else f"{path.name}[{i}]"
-                files.append(InputFile(name, path, _digest(path), _as_picture(arrays[spec.name][i])))
+                files.append(InputFile(name, _as_picture(arrays[spec.name][i])))
         else:
             assert recipe is not None
             arrays, display = _read_picture(model, path, recipe)
-            files.append(InputFile(path.name, path, _digest(path), display))
+            files.append(InputFile(path.name, display))
         parts.append(arrays)
     joined = {}
     for spec in model.inputs:
@@ -95,31 +94,29 @@ def _read_picture(model: nf.Model, path: Path, recipe: Preprocessing) -> tuple[d
     if spec.shape is None:
         raise nf.InputError(f"input {spec.name!r} declares no shape", hint="give the input as .npy")
     dtype = np.uint8 if spec.dtype == "uint8" else np.float32
-    prepared = recipe.apply(load_picture(path), spec.shape, dtype)
+    picture = load_picture(path)
+    if min(picture.size) < 2:
+        raise nf.InputError(
+            f"{path}: a picture of {picture.width} x {picture.height} pixels shows nothing that could be explained",
+            hint="give a picture of at least 2 x 2 pixels, or the tensor itself as .npy",
+        )
+    prepared = recipe.apply(picture, spec.shape, dtype)
     return {spec.name: prepared.array}, prepared.display
 
 
 def _read_arrays(model: nf.Model, path: Path) -> dict[str, np.ndarray]:
-    try:
-        content = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise nf.InputError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise nf.InputError(f"{path}: not a NumPy file: {str(error).splitlines()[0]}") from error
     names = [spec.name for spec in model.inputs]
+    content = _load(path)
     if isinstance(content, np.ndarray):
         arrays = {names[0]: content}
+    elif set(names) <= set(content):
+        arrays = {name: content[name] for name in names}
+    elif len(names) == 1 and len(content) == 1:
+        arrays = {names[0]: next(iter(content.values()))}
     else:
-        with content:
-            keys = set(content.files)
-            if set(names) <= keys:
-                arrays = {name: content[name] for name in names}
-            elif len(names) == 1 and len(keys) == 1:
-                arrays = {names[0]: content[keys.pop()]}
-            else:
-                raise nf.InputError(
-                    f"{path}: holds {', '.join(sorted(keys)) or 'nothing'}, the model takes {', '.join(names)}"
-                )
+        raise nf.InputError(
+            f"{path}: holds {', '.join(sorted(content)) or 'nothing'}, the model takes {', '.join(names)}"
+        )
     missing = [name for name in names if name not in arrays]
     if missing:
         raise nf.InputError(f"{path}: no array for input {missing[0]!r}", hint="give an .npz with one array per input")
@@ -132,9 +129,24 @@ def _read_arrays(model: nf.Model, path: Path) -> dict[str, np.ndarray]:
         raise nf.InputError(f"{path.name}: {error.message}", hint=error.hint) from error
 
 
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The content of a .npy or .npz file."""
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else dict(content)
+    except OSError as error:
+        raise nf.InputError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise nf.InputError(f"{path}: not a NumPy file: {reason}", hint="write it with numpy.save") from error
+
+
 def _as_picture(array: np.ndarray) -> NDArray[np.uint8]:
-    """Something to draw maps over: channels of an array, stretched to 0..255; grey noise-free backdrop if none."""
+    """Something to draw maps over: channels of an array, stretched to 0..255; plain grey where there is none."""
     image = array.astype(np.float64)
+    if image.ndim == 4:  # [C, D, H, W]: the mean over the depth
+        image = image.mean(axis=1)
     if image.ndim == 3:
         image = image if image.shape[-1] in (1, 3) else np.moveaxis(image, 0, -1)
         image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
@@ -145,6 +157,7 @@ def _as_picture(array: np.ndarray) -> NDArray[np.uint8]:
     return np.broadcast_to(np.rint(scaled), (*scaled.shape[:2], 3)).astype(np.uint8).copy()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

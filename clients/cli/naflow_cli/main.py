@@ -110,7 +110,8 @@ def explain(
     json: Json = False,
 ) -> None:
     """Explain pictures: write layer flows, overlays, an animation and a report under --out."""
-    from naflow_cli.explain import Request, explain_inputs
+    from naflow_cli.explain import explain_inputs
+    from naflow_cli.request import Request
 
     changes = {
         "inverse": inverse,
@@ -201,13 +202,13 @@ def _described(error: Exception) -> tuple[str, int]:
 
 
 def _usage(error: Any) -> str:
-    """One line, without the frame that click puts around a message that is clear already."""
+    """Click's message; the option is named where a value was wrong."""
     text: str = error.format_message() if getattr(error, "param", None) is not None else error.message
-    return " ".join(text.split()).removesuffix(".")
+    return text.strip().removesuffix(".")
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"naflow: {message}\n")
+    sys.stderr.write(f"naflow: {' '.join(message.split())}\n")
     return status
 
 

@@ -17,7 +17,6 @@ from naflow_client.render import layer_frames, write_gif, write_overlays
 from naflow_client.report import LayerReport, PictureReport, Prediction, Report, write_report
 
 TOP = 5
-OVERLAY_NAME = re.compile(r"\d{3}-.*\.png")
 PER_PICTURE = ("retained_fraction", "iterations", "relative_residual", "converged", "conservation_gap")
 
 
@@ -47,18 +46,15 @@ class Outcome:
 
 
 def write_outputs(folder: Path, outcome: Outcome) -> dict[str, Any]:
-    """Write every file and return the manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _clear_old(folder)
+    """Write every file into an empty folder and return the manifest."""
     outcome.result.save(folder / "flows.npz")
     pictures = [_picture_report(outcome, i) for i in range(len(outcome.batch.files))]
     for i, picture in enumerate(pictures):
         several = len(pictures) > 1
         place = folder / "overlays" / f"{i:03d}-{_stem(picture.name)}" if several else folder / "overlays"
-        if all(layer.map is not None and layer.map.ndim == 2 for layer in picture.layers):
-            write_overlays(place, picture.picture, picture.layers)
-            frames = layer_frames(picture.picture, picture.layers)
-            write_gif(frames, folder / (f"flow-{i:03d}.gif" if i else "flow.gif"))
+        write_overlays(place, picture.picture, picture.layers)
+        frames = layer_frames(picture.picture, picture.layers)
+        write_gif(frames, folder / (f"flow-{i:03d}.gif" if i else "flow.gif"))
     manifest = make_manifest(outcome)
     write_report(folder / "report.html", _report(outcome, pictures, manifest))
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -157,10 +153,15 @@ def _layer_report(flow: nf.Flow, i: int) -> LayerReport:
         op_type=flow.diagnostics.op_type,
         shape=flow.diagnostics.shape,
         rule=flow.diagnostics.rule,
-        map=flow.map[i],
+        map=_flat(flow.map[i]),
         diagnostics=shown,
         warnings=flow.diagnostics.warnings(i),
     )
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """A map as a picture, for display: [L] becomes one row, [D, H, W] is summed over its depth."""
+    return values[None] if values.ndim == 1 else values.reshape(-1, *values.shape[-2:]).sum(axis=0)
 
 
 def _report(outcome: Outcome, pictures: list[PictureReport], manifest: dict[str, Any]) -> Report:
@@ -193,15 +194,3 @@ def _onnxruntime() -> str:
 
 def _stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:60]
-
-
-def _clear_old(folder: Path) -> None:
-    """Remove pictures of an earlier run, so that two runs never mix. Files of other names are left alone."""
-    for path in folder.glob("overlays/**/*.png"):
-        if OVERLAY_NAME.fullmatch(path.name):
-            path.unlink()
-    for path in folder.glob("overlays/*/"):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-    for path in folder.glob("flow*.gif"):
-        path.unlink()

@@ -1,0 +1,162 @@
+"""What is asked of `naflow explain`: from the command line, from a manifest, into a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import naflow_core as nf
+from naflow_cli.inputs import digest
+
+KINDS: dict[str, Any] = {
+    "target": str,
+    "layers": str,
+    "output": str | None,
+    "top_feature_map": str | None,
+    "preset": str,
+    "preprocess": dict | None,
+    "batch_size": int,
+}
+GROUPS = ("blocks", "spine", "nodes")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that determines the maps.
+
+    Attributes:
+        layers: "blocks", "spine", "nodes", or tensor names separated by commas.
+        digests: expected SHA-256 by path, when the request comes from a manifest.
+    """
+
+    model: Path
+    inputs: tuple[Path, ...]
+    out: Path
+    target: str
+    layers: str
+    output: str | None
+    top_feature_map: str | None
+    method: nf.Method
+    preset: str
+    preprocess: str | dict[str, Any] | None
+    labels: Path | None
+    batch_size: int
+    digests: Mapping[str, str]
+
+    @classmethod
+    def from_options(
+        cls,
+        *,
+        model: Path | None,
+        inputs: Sequence[Path],
+        preset: str,
+        changes: dict[str, Any],
+        **options: Any,
+    ) -> Request:
+        """From the command line.
+
+        Raises:
+            OptionError: something is missing or impossible.
+        """
+        if model is None or not inputs:
+            raise nf.OptionError("MODEL.onnx and at least one INPUT are needed", hint="or --manifest FILE")
+        if options["batch_size"] < 1:
+            raise nf.OptionError(f"--batch-size {options['batch_size']} must be at least 1")
+        if not all(name.strip() for name in options["layers"].split(",")):
+            raise nf.OptionError(
+                f"--layers {options['layers']!r} has an empty name",
+                hint="use blocks, spine, nodes, or tensor names separated by commas",
+            )
+        if changes["abandon"] is not None:
+            changes = {**changes, "abandon": nf.Abandonment.parse(changes["abandon"])}
+        method = nf.Method.preset(preset, **changes)
+        return cls(model=model, inputs=tuple(inputs), method=method, preset=preset, digests={}, **options)
+
+    @classmethod
+    def from_manifest(cls, path: Path, model: Path | None, inputs: Sequence[Path], out: Path) -> Request:
+        """What a manifest says, with the files in other places where `model` and `inputs` say so.
+
+        Raises:
+            OptionError: it cannot be read, is not a manifest of ours, or names another number of inputs.
+        """
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))["run"]
+            recorded = run["inputs"]
+            if not recorded:
+                raise ValueError("no inputs")
+            paths = tuple(inputs) or tuple(Path(entry["path"]) for entry in recorded)
+            if len(paths) != len(recorded):
+                raise nf.OptionError(f"it was made from {len(recorded)} inputs, {len(paths)} are given")
+            model = model or Path(run["model"]["path"])
+            labels = run["labels"]
+            for key, kind in KINDS.items():
+                if not isinstance(run[key], kind):
+                    raise TypeError(f"{key} is {run[key]!r}")
+            digests = {str(given): entry["sha256"] for given, entry in zip(paths, recorded, strict=True)}
+            if labels:
+                digests[labels["path"]] = labels["sha256"]
+            return cls(
+                model=model,
+                inputs=paths,
+                out=out,
+                target=run["target"],
+                layers=run["layers"],
+                output=run["output"],
+                top_feature_map=run["top_feature_map"],
+                method=nf.Method.from_dict(run["method"]),
+                preset=run["preset"],
+                preprocess=run["preprocess"],
+                labels=Path(labels["path"]) if labels else None,
+                batch_size=run["batch_size"],
+                digests={str(model): run["model"]["sha256"], **digests},
+            )
+        except OSError as error:
+            raise nf.OptionError(f"manifest {path}: cannot be read: {error.strerror or error}") from error
+        except nf.NaflowError as error:
+            raise nf.OptionError(f"manifest {path}: {error.message}", hint=error.hint) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise nf.OptionError(
+                f"manifest {path} is not one that `naflow explain` wrote: {type(error).__name__}: {error}",
+                hint="name a manifest.json from the --out folder of an earlier run",
+            ) from error
+
+    def check_digest(self, path: Path, sha256: str) -> None:
+        """Refuse a file that is not the one the manifest was made with.
+
+        Raises:
+            OptionError: its SHA-256 differs.
+        """
+        expected = self.digests.get(str(path), sha256)
+        if expected != sha256:
+            raise nf.OptionError(
+                f"{path}: not the file that the manifest names: its SHA-256 begins with {sha256[:8]}, "
+                f"the manifest's with {expected[:8]}",
+                hint="give the original file, or run without --manifest",
+            )
+
+    def wanted_layers(self) -> str | list[str]:
+        """`layers` as `Model.explain` takes it."""
+        return self.layers if self.layers in GROUPS else [name.strip() for name in self.layers.split(",")]
+
+    def to_dict(self, model_sha256: str, preprocessing: dict[str, Any] | None) -> dict[str, Any]:
+        """What a manifest needs to make the same maps again."""
+        return {
+            "model": {"path": str(self.model), "sha256": model_sha256},
+            "inputs": [_entry(path) for path in self.inputs],
+            "target": self.target,
+            "layers": self.layers,
+            "output": self.output,
+            "top_feature_map": self.top_feature_map,
+            "preset": self.preset,
+            "method": self.method.to_dict(),
+            "preprocess": preprocessing,
+            "labels": _entry(self.labels) if self.labels else None,
+            "batch_size": self.batch_size,
+        }
+
+
+def _entry(path: Path) -> dict[str, str]:
+    return {"path": str(path), "sha256": digest(path)}

@@ -1,0 +1,142 @@
+"""`naflow inspect`: the table, the JSON object, and the exit status."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from support.command_line import DEMO_MODEL, naflow, naflow_process
+from support.onnx_graphs import make_model
+from support.shapes_of_json import OneOf, mismatches
+
+SPEC = {"name": str, "dtype": str, "shape": OneOf(None, [OneOf(int, str, None)])}
+CLASS = OneOf("exact", "least_squares", "mask", "passthrough")
+REPORT = {
+    "model": {"sha256": str, "opset": dict, "ir_version": int, "producer": str},
+    "inputs": [SPEC],
+    "outputs": [SPEC],
+    "top_feature_map": OneOf(str, None),
+    "spine": [{"index": int, "tensor": str, "shape": [int]}],
+    "segments": [
+        {
+            "index": int,
+            "kind": OneOf("node", "composite"),
+            "nodes": [str],
+            "rule": str,
+            "class": CLASS,
+            "input": str,
+            "output": str,
+        }
+    ],
+    "nodes": [
+        {
+            "name": str,
+            "op_type": str,
+            "domain": str,
+            "since_version": int,
+            "rule": OneOf(str, None),
+            "class": OneOf(CLASS, None),
+            "supported": bool,
+        }
+    ],
+    "unsupported": [{"node": str, "op_type": str, "reason": str}],
+    "explainable": bool,
+}
+
+
+@pytest.fixture
+def unsupported(tmp_path: Path) -> Path:
+    """A model with one node that nobody implements."""
+    nodes = [
+        helper.make_node("Conjure", ["x"], ["a"], name="strange", domain="com.example"),
+        helper.make_node("Flatten", ["a"], ["y"], name="flat"),
+    ]
+    path = tmp_path / "unsupported.onnx"
+    onnx.save(make_model(nodes, {"x": [1, 1, 8, 8]}, extra_opsets={"com.example": 1}), path)
+    return path
+
+
+def test_json_has_every_documented_field() -> None:
+    ended = naflow("inspect", DEMO_MODEL, "--json")
+    report = ended.json
+    assert (ended.status, ended.stderr) == (0, "")
+    assert not mismatches(report, REPORT)
+    assert report["model"]["sha256"] == hashlib.sha256(DEMO_MODEL.read_bytes()).hexdigest()
+    assert report["model"]["opset"] == {"": 17}
+    assert report["explainable"]
+    assert report["unsupported"] == []
+
+
+def test_spine_and_segments_fit_together() -> None:
+    report = naflow("inspect", DEMO_MODEL, "--json").json
+    spine = [entry["tensor"] for entry in report["spine"]]
+    assert spine[0] == "image"
+    assert spine[-1] == report["top_feature_map"] == "top_relu"
+    assert [entry["index"] for entry in report["spine"]] == list(range(len(spine)))
+    ends = [(segment["input"], segment["output"]) for segment in report["segments"]]
+    assert ends == list(zip(spine, spine[1:], strict=False))
+    composites = [segment for segment in report["segments"] if segment["kind"] == "composite"]
+    assert [segment["output"] for segment in composites] == ["block_sum"]
+    assert len(composites[0]["nodes"]) == 6
+    assert all(len(segment["nodes"]) == 1 for segment in report["segments"] if segment["kind"] == "node")
+    nodes = {node["name"]: node for node in report["nodes"]}
+    assert {name for segment in report["segments"] for name in segment["nodes"]} <= set(nodes)
+    assert len(nodes) == len(onnx.load(DEMO_MODEL).graph.node)
+    by_operator = {node["op_type"]: (node["rule"], node["class"]) for node in nodes.values()}
+    assert by_operator["Conv"] == ("least-squares", "least_squares")
+    assert by_operator["Relu"][1] == "mask"
+    assert by_operator["MaxPool"][1] == by_operator["BatchNormalization"][1] == "exact"
+
+
+def test_table_names_layers_and_rules() -> None:
+    ended = naflow("inspect", DEMO_MODEL)
+    assert (ended.status, ended.stderr) == (0, "")
+    for text in ("digits_in_clutter.onnx", "top_relu", "unpool-to-argmax", "block_sum", "can be explained"):
+        assert text in ended.stdout
+
+
+def test_unsupported_operator_is_named_with_a_reason(unsupported: Path) -> None:
+    ended = naflow("inspect", unsupported, "--json")
+    report = ended.json
+    assert ended.status == 1
+    assert not mismatches(report, REPORT)
+    assert not report["explainable"]
+    assert [entry["node"] for entry in report["unsupported"]] == ["strange"]
+    assert "com.example:Conjure" in report["unsupported"][0]["reason"]
+    assert [node["name"] for node in report["nodes"] if not node["supported"]] == ["strange"]
+    table = naflow("inspect", unsupported)
+    assert table.status == 1
+    assert "strange" in table.stdout
+    assert "com.example:Conjure" in table.stdout
+
+
+def test_model_without_feature_map_is_not_explainable(tmp_path: Path) -> None:
+    path = tmp_path / "flat.onnx"
+    onnx.save(make_model([helper.make_node("Flatten", ["x"], ["y"])], {"x": [1, 3, 8, 8]}), path)
+    ended = naflow("inspect", path, "--json")
+    assert ended.status == 1
+    assert "no tensor with spatial axes" in ended.json["reason"]
+
+
+def test_another_top_feature_map_shortens_the_spine() -> None:
+    report = naflow("inspect", DEMO_MODEL, "--top-feature-map", "widen_relu", "--json").json
+    assert report["top_feature_map"] == "widen_relu"
+    assert report["spine"][-1]["tensor"] == "widen_relu"
+
+
+def test_input_shape_must_fit_the_declaration() -> None:
+    assert naflow("inspect", DEMO_MODEL, "--input-shape", "1,1,64,64").status == 0
+    for wrong in ("1,3,64,64", "1x1x32x32", "64,64", "1,1,64,0", "wide"):
+        ended = naflow("inspect", DEMO_MODEL, "--input-shape", wrong)
+        assert (ended.status, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("naflow: --input-shape")
+
+
+def test_as_a_process_without_a_terminal() -> None:
+    ended = naflow_process("inspect", DEMO_MODEL, "--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.json == naflow("inspect", DEMO_MODEL, "--json").json

@@ -1,0 +1,126 @@
+"""The least-squares inverse of composites against dense solves on the explicit Jacobian."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import naflow_core as nf
+import numpy as np
+import pytest
+from naflow_core.analysis.plan import make_segment
+from naflow_core.inverse.linearised import invert_linearised
+from naflow_core.solve import Stopping
+
+from support import replicas
+from support.blocks import BLOCKS, network, picture
+
+REALS = (-np.inf, np.inf)
+NON_NEGATIVE = (0.0, np.inf)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def solve(subprogram, bounds, anchored, systems, x0, operands, y, rows, damping):
+    return invert_linearised(
+        lambda x: subprogram(x, operands)[0], x0, y, rows, bounds=bounds, anchored=anchored, damping=damping,
+        stopping=Stopping(1e-6, 3000), systems=systems,
+    )  # fmt: skip
+
+
+class Block:
+    """A block at one picture: the planner's segment r0 -> b, and the same as a dense matrix."""
+
+    def __init__(self, name):
+        model = network(name)
+        x = picture(3)
+        self.dense = replicas.Linearised.of(
+            replicas.Function(model, "r0", "b"), replicas.tensors(model, x, ["r0"])["r0"]
+        )
+        program = nf.load(model).program({"x": x.shape})
+        self.segment = make_segment(program, "r0", "b", ())
+        self.operands = program.operands(self.segment.operands, {})
+        generator = np.random.default_rng(5)
+        self.rows = generator.random(self.dense.y0.shape) < 0.5
+        self.y = np.where(self.rows, self.dense.y0 + generator.normal(size=self.dense.y0.shape) * 0.2, 0)
+
+    def ours(self, rows, damping, *, anchored=False, bounds=REALS):
+        solved = solve(
+            self.segment.subprogram, bounds, anchored, self.segment.systems,
+            jnp.asarray(self.dense.x0, jnp.float32), self.operands, jnp.asarray(self.y, jnp.float32),
+            jnp.asarray(rows, jnp.float32), damping,
+        )  # fmt: skip
+        np.testing.assert_allclose(solved.offset.reshape(-1), self.dense.offset, atol=2e-5)
+        return solved.solution
+
+
+block = functools.cache(Block)
+every_block = pytest.mark.parametrize("name", BLOCKS)
+
+
+def close(ours, reference, share=2e-3):
+    np.testing.assert_allclose(ours, reference, atol=share * np.abs(reference).max())
+
+
+@every_block
+def test_a_block_is_one_composite_solved_by_least_squares(name):
+    assert block(name).segment.kind == "composite"
+    assert block(name).segment.rule.name == "least-squares"
+
+
+@every_block
+@pytest.mark.parametrize("anchored", [False, True], ids=["origin", "activation"])
+def test_least_squares_of_a_block_is_the_dense_solve(name, anchored):
+    case = block(name)
+    everything, active = np.ones_like(case.rows), case.rows | (case.dense.y0 > 0)
+    for rows, damping in ((case.rows, 0.0), (active, 0.0), (everything, 0.0), (case.rows, 0.3), (everything, 2.0)):
+        ours = case.ours(rows, damping, anchored=anchored)
+        close(ours.x, case.dense.preimage(case.y, rows, damping=damping, anchored=anchored))
+        assert ours.converged.all()
+
+
+@every_block
+def test_feasible_least_squares_of_a_block_is_the_bounded_dense_solve(name):
+    case = block(name)
+    for rows in (case.rows, np.ones_like(case.rows)):
+        ours = case.ours(rows, 0.3, bounds=NON_NEGATIVE)
+        close(ours.x, case.dense.preimage(case.y, rows, damping=0.3, bounds=NON_NEGATIVE))
+        assert ours.converged.all()
+        assert ours.x.min() >= 0
+
+
+def test_feasible_and_anchored_solve_stays_in_the_bounds_of_the_sum():
+    case = block("residual")
+    bounds = (0.0, 0.8)
+    ours = case.ours(case.rows, 0.3, bounds=bounds, anchored=True)
+    close(ours.x, case.dense.preimage(case.y, case.rows, damping=0.3, bounds=bounds, anchored=True))
+    assert ours.x.min() >= 0 and ours.x.max() <= np.float32(0.8)
+
+
+def test_no_rows_give_no_preimage_or_the_anchor_itself():
+    case = block("residual")
+    none = np.zeros_like(case.rows)
+    assert not case.ours(none, 0.0).x.any()
+    np.testing.assert_array_equal(case.ours(none, 0.0, anchored=True).x, case.dense.x0.astype(np.float32))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
+def test_the_solve_scales_with_its_right_hand_side(scale):
+    """Squares of the values leave float32's range long before the values do."""
+    matrix = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    b = np.random.default_rng(1).normal(size=(1, 6))
+    expected = np.linalg.lstsq(matrix.astype(np.float64), b[0], rcond=None)[0]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def inverse(y, bounds):
+        return invert_linearised(
+            lambda x: x @ jnp.asarray(matrix.T), jnp.zeros((1, 4)), y, jnp.ones((1, 6)), bounds=bounds,
+            anchored=False, damping=0.0, stopping=Stopping(1e-6, 100),
+        ).solution  # fmt: skip
+
+    solved = inverse(jnp.asarray(b * scale, jnp.float32), REALS)
+    np.testing.assert_allclose(solved.x[0] / scale, expected, atol=1e-4)
+    bounded = inverse(jnp.asarray(b * scale, jnp.float32), NON_NEGATIVE)
+    reference = replicas.Linearised(matrix.astype(np.float64), np.zeros(6), np.zeros((1, 4)), np.zeros((1, 6)))
+    close(bounded.x / scale, reference.preimage(b, np.ones(6), bounds=NON_NEGATIVE))
+    assert solved.converged.all() and bounded.converged.all()
