@@ -76,7 +76,15 @@ def invert_linearised(
         return LinearisedInverse(solution._replace(x=start + solution.x), offset)
     # in terms of the step away from the anchor, so that damping and right-hand side stay the same
     bounded = bounded_least_squares(
-        forward, adjoint, right, solution.x, low - start, high - start, damping=damping, stopping=stopping
+        forward,
+        adjoint,
+        right,
+        solution.x,
+        low - start,
+        high - start,
+        damping=damping,
+        stopping=stopping,
+        systems=systems,
     )
     total = solution.iterations + bounded.iterations
     return LinearisedInverse(bounded._replace(x=jnp.clip(start + bounded.x, low, high), iterations=total), offset)

@@ -130,6 +130,7 @@ def bounded_least_squares(
     *,
     damping: Array | float = 0.0,
     stopping: Stopping = Stopping(),
+    systems: tuple[int, ...] = (0,),
 ) -> Solution:
     """argmin ||A x - b||^2 + damping^2 ||x||^2 subject to low <= x <= high, from `start` clipped to the bounds.
 
@@ -138,8 +139,8 @@ def bounded_least_squares(
 
     Args:
         low, high: scalars or arrays shaped like the unknowns; infinite where there is no bound.
+        damping, systems: as in `least_squares`.
     """
-    systems = (0,)
     at_zero = adjoint(b)
     initial = _dot(at_zero, at_zero, systems)
     target = stopping.tolerance**2 * initial
@@ -179,7 +180,8 @@ def bounded_least_squares(
         length = jnp.where(active, _ratio(_dot(gradient, move, systems), curvature), 0)
         free = x - length * move
         new_x = jnp.clip(free, low, high)
-        hit = jnp.any(new_x != free, axis=tuple(range(1, x.ndim)), keepdims=True)
+        inside = tuple(i for i in range(x.ndim) if i not in systems)
+        hit = jnp.any(new_x != free, axis=inside, keepdims=True)
         new_residual = residual - _for_output(length, image.ndim) * image
         clipped = jax.lax.cond(jnp.any(hit), lambda: forward(new_x) - b, lambda: new_residual)
         new_residual = jnp.where(_for_output(hit, image.ndim), clipped, new_residual)

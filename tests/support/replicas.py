@@ -140,12 +140,14 @@ class Linearised:
         anchored: bool = False,
         bounds: tuple[float, float] = (-np.inf, np.inf),
     ) -> np.ndarray:
-        """argmin ||M (J x - r)||, r = y - r_0, as METHOD.md section 4 defines it."""
+        """argmin ||M (J x - r)||, r = y - r_0, as METHOD.md section 4 defines it; one picture, one system."""
         kept = rows.reshape(-1).astype(bool)
         a = self.matrix[kept]
         right = (y.reshape(-1) - self.offset)[kept]
         start = self.x0.reshape(-1) if anchored else np.zeros(self.x0.size)
         right = right - a @ start
+        if right.any():  # damping is relative to the gain of the system
+            damping *= np.linalg.norm(a.T @ right) / np.linalg.norm(right)
         low, high = bounds
         if np.isfinite(low) or np.isfinite(high):
             a = np.concatenate([a, damping * np.eye(a.shape[1])])

@@ -170,7 +170,8 @@ def _status(command: Callable[[], Any]) -> int:
     try:
         result = command()
         sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
-        return result if isinstance(result, int) else 0
+        # some versions of typer turn Ctrl-C into this status without a word
+        return _fail("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
     except typer.Exit as error:
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
