@@ -1,6 +1,7 @@
 """NAFlow: layer-by-layer attention flows for CNNs, straight from an ONNX file."""
 
 from naflow_core import inverse, ops
+from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import (
     AnalysisError,
     InputError,
@@ -13,7 +14,6 @@ from naflow_core.errors import (
     UnsupportedNode,
     UnsupportedOperatorError,
 )
-from naflow_core.analysis.report import CoverageReport
 from naflow_core.explainer import Model, load
 from naflow_core.explanation import Explanation
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result

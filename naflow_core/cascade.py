@@ -1,7 +1,7 @@
 """The cascade: neuron-abandoning back-propagation, METHOD.md section 2, line by line.
 
-`start` is step 2 and `descend` one turn of step 3; `run` goes from the top feature map to the input and yields
-each tensor's B, G and flow as soon as they are known.
+`start` is step 2 and `descend` one turn of step 3; `run` goes from the top feature map to the input and
+yields each tensor's B, G and flow as soon as they are known.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class State(NamedTuple):
 class Diagnostics(NamedTuple):
     """How one step went, one value per picture ([N] arrays).
 
-    `conservation_gap` compares sum(B_{k-1} G_{k-1}) before abandonment with sum((B_k - r_0) G_k), relative to the
-    larger of the two.
+    `conservation_gap` compares sum(B_{k-1} G_{k-1}) before abandonment with sum((B_k - r_0) G_k), relative to
+    the larger of the two.
     """
 
     retained_fraction: Array
@@ -75,7 +75,7 @@ class Choices(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One tensor of the cascade, done. `segment` is the one that was inverted to get here; None at the top."""
+    """One tensor of the cascade, done. `segment` was inverted to get here; None at the top."""
 
     tensor: str
     segment: Segment | None
@@ -85,7 +85,9 @@ class Layer(NamedTuple):
     seconds: float
 
 
-def run(plan: Plan, method: Method, values: Mapping[str, Array], top_coefficients: Array, wanted: set[str]) -> Iterator[Layer]:
+def run(
+    plan: Plan, method: Method, values: Mapping[str, Array], top_coefficients: Array, wanted: set[str]
+) -> Iterator[Layer]:
     """Steps 2 to 4: yield every wanted tensor's layer, deepest first.
 
     Args:
@@ -94,8 +96,13 @@ def run(plan: Plan, method: Method, values: Mapping[str, Array], top_coefficient
         wanted: tensor names; interior tensors of composites among them are computed too.
     """
     began = time.perf_counter()
-    state, flow, diagnostics = start(values[plan.top], top_coefficients, _numbers(method), _zero_gradient(method),
-                                     plan.layouts.get(plan.top))
+    state, flow, diagnostics = start(
+        values[plan.top],
+        top_coefficients,
+        _numbers(method),
+        _zero_gradient(method),
+        plan.layouts.get(plan.top),
+    )
     yield _finish(plan.top, None, state, flow, diagnostics, began)
     left = set(wanted) - {plan.top}
     for segment in reversed(plan.segments):
@@ -143,7 +150,9 @@ def step(plan: Plan, segment: Segment, method: Method, values: Mapping[str, Arra
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def start(top: Array, gradient: Array, numbers: Numbers, by_zero_gradient: bool, layout: Layout | None) -> tuple[State, Array | None, Diagnostics]:
+def start(
+    top: Array, gradient: Array, numbers: Numbers, by_zero_gradient: bool, layout: Layout | None
+) -> tuple[State, Array | None, Diagnostics]:
     """Step 2: B_K = t_K on R_K."""
     retained = _retained(top, gradient, numbers, by_zero_gradient)
     state = State(jnp.where(retained, top, 0), jnp.where(retained, gradient, 0), retained)
@@ -186,17 +195,33 @@ def descend(
         preimage = x0
         offset = _offset(function, x0)
     elif rule.function is None:
-        rows = {"retained": above.retained, "active": above.retained | True if on is None else on | above.retained,
-                "all": jnp.ones_like(above.retained)}[choices.rows]
+        rows = {
+            "retained": above.retained,
+            "active": above.retained | True if on is None else on | above.retained,
+            "all": jnp.ones_like(above.retained),
+        }[choices.rows]
         solved = invert_linearised(
-            function, x0, above.bpfm, rows.astype(x0.dtype), bounds=bounds, anchored=choices.anchored,
-            damping=numbers.damping, stopping=Stopping(numbers.tolerance, numbers.max_iterations), systems=systems,
+            function,
+            x0,
+            above.bpfm,
+            rows.astype(x0.dtype),
+            bounds=bounds,
+            anchored=choices.anchored,
+            damping=numbers.damping,
+            stopping=Stopping(numbers.tolerance, numbers.max_iterations),
+            systems=systems,
         )
         (preimage, iterations, residual, converged), offset = solved
     else:
         slots = dict(enumerate((x0, *operands)))
-        inputs = tuple(look_up(subprogram.instructions[0].sources, slots)) if len(subprogram.instructions) == 1 else (x0,)
-        preimage = rule.invert(above.bpfm, Site(subprogram.instructions[0], inputs, position, y0, above.retained))
+        inputs = (
+            tuple(look_up(subprogram.instructions[0].sources, slots))
+            if len(subprogram.instructions) == 1
+            else (x0,)
+        )
+        preimage = rule.invert(
+            above.bpfm, Site(subprogram.instructions[0], inputs, position, y0, above.retained)
+        )
         offset = _offset(function, x0)
     gap = _conservation_gap(preimage, gradient, above, offset)
     retained = _retained(x0, gradient, numbers, choices.zero_gradient)
@@ -216,7 +241,9 @@ def _offset(function: Any, x0: Array) -> Array:
 
 
 def _retained(activation: Array, gradient: Array, numbers: Numbers, by_zero_gradient: bool) -> Array:
-    return zero_gradient(gradient) if by_zero_gradient else contribution_mass(activation, gradient, numbers.mass)
+    return (
+        zero_gradient(gradient) if by_zero_gradient else contribution_mass(activation, gradient, numbers.mass)
+    )
 
 
 def _flow(state: State, layout: Layout | None) -> Array | None:
@@ -251,6 +278,13 @@ def _zero_gradient(method: Method) -> bool:
     return method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0
 
 
-def _finish(tensor: str, segment: Segment | None, state: State, flow: Array | None, diagnostics: Diagnostics, began: float) -> Layer:
+def _finish(
+    tensor: str,
+    segment: Segment | None,
+    state: State,
+    flow: Array | None,
+    diagnostics: Diagnostics,
+    began: float,
+) -> Layer:
     jax.block_until_ready((state, flow))
     return Layer(tensor, segment, state, flow, diagnostics, time.perf_counter() - began)

@@ -95,8 +95,10 @@ class NumericalError(NaflowError):
     code = "numerical"
 
 
-class Refusal(Exception):
-    """Raised inside an operator or inverse rule that cannot handle this node.
+class Refusal(NaflowError):
+    """Raised inside an operator that cannot handle a node, with the reason as message.
 
-    The program builder and the planner turn it into an `UnsupportedNode` that names the node.
+    The program builder turns it into an `UnsupportedNode` that names the node.
     """
+
+    code = "refused"

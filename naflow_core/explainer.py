@@ -17,10 +17,10 @@ from naflow_core.explanation import Chunk, Explanation
 from naflow_core.method import Method
 from naflow_core.model.graph import TensorSpec
 from naflow_core.model.load import LoadedModel, read_model
-from naflow_core.model.program import Program, build_program, evaluate
+from naflow_core.model.program import Program, build_program
 from naflow_core.model.source import Limits, Source
 from naflow_core.targets import ClassTarget
-from naflow_core.verify import TensorComparison, Verification, compare, run_onnxruntime
+from naflow_core.verify import Verification, random_inputs, run_onnxruntime, verify_program
 
 Shape = tuple[int, ...]
 CACHED_PROGRAMS = 16
@@ -36,7 +36,8 @@ def load(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> Model:
         limits: what a model may cost at most.
 
     Raises:
-        ModelError: unreadable, malformed, cyclic, over a limit, or external data missing or outside its folder.
+        ModelError: unreadable, malformed, cyclic, over a limit, or external data missing or outside its
+            folder.
     """
     return Model(read_model(source, limits), limits)
 
@@ -118,7 +119,11 @@ class Model:
         return CoverageReport(self.loaded, program, plan, "")
 
     def verify(
-        self, x: np.ndarray | Mapping[str, np.ndarray] | None = None, *, tolerance: float = 1e-4, seed: int = 0
+        self,
+        x: np.ndarray | Mapping[str, np.ndarray] | None = None,
+        *,
+        tolerance: float = 1e-4,
+        seed: int = 0,
     ) -> Verification:
         """Compare every tensor of the normalised graph with onnxruntime.
 
@@ -131,23 +136,11 @@ class Model:
             InputError: `x` does not fit.
         """
         if x is None:
-            x = random_inputs(self, seed)
+            x = random_inputs(self.inputs, self.default_shapes(), seed)
         feeds = self.check_inputs(x)
         program = self.program({name: value.shape for name, value in feeds.items()})
-        if program.unsupported:
-            raise UnsupportedOperatorError(program.unsupported)
-        names = [name for step in program.steps for name in step.outputs if name]
-        source = next(iter(program.inputs))
-        subprogram, operands = program.extract(source, names, whole=True)
         values = {name: device_value(value) for name, value in feeds.items()}
-        ours = evaluate(subprogram, values[source], program.operands(operands, values))
-        reference = run_onnxruntime(self.loaded, feeds, names)
-        steps = quantisation_steps(program)
-        comparisons: list[TensorComparison] = []
-        for name, a, b in zip(names, ours, reference, strict=True):
-            node = program.steps[program.producer[name]].node.name
-            comparisons.append(compare(name, node, np.asarray(a), b, step=steps.get(name)))
-        return Verification(tolerance, tuple(comparisons))
+        return verify_program(self.loaded, program, feeds, values, tolerance)
 
     def reference_scores(self, x: np.ndarray | Mapping[str, np.ndarray], output: str) -> np.ndarray:
         """One output as onnxruntime computes it, [N, classes].
@@ -207,13 +200,16 @@ class Model:
         if not isinstance(x, Mapping):
             if len(self.inputs) != 1:
                 names = ", ".join(spec.name for spec in self.inputs)
-                raise InputError(f"the model has {len(self.inputs)} inputs: {names}", hint="give a mapping by name")
+                raise InputError(
+                    f"the model has {len(self.inputs)} inputs: {names}", hint="give a mapping by name"
+                )
             x = {self.inputs[0].name: x}
         unknown = set(x) - {spec.name for spec in self.inputs}
         missing = [spec.name for spec in self.inputs if spec.name not in x]
         if unknown or missing:
             raise InputError(
-                f"inputs do not match: missing {', '.join(missing) or 'none'}, unknown {', '.join(unknown) or 'none'}"
+                f"inputs do not match: missing {', '.join(missing) or 'none'}, "
+                f"unknown {', '.join(unknown) or 'none'}"
             )
         return {spec.name: checked_input(spec, x[spec.name]) for spec in self.inputs}
 
@@ -252,7 +248,9 @@ class Model:
 
     def _plan(self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None) -> Plan:
         return make_plan(
-            self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}), output=output, top=top
+            self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}),
+            output=output,
+            top=top,
         )
 
 
@@ -274,7 +272,10 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
         raise InputError(f"input {spec.name!r} has type {array.dtype}, the model takes {spec.dtype}")
     fits = declared is None or (
         array.ndim == len(declared)
-        and all(not isinstance(d, int) or axis == 0 or d == n for axis, (d, n) in enumerate(zip(declared, array.shape, strict=True)))
+        and all(
+            not isinstance(d, int) or axis == 0 or d == n
+            for axis, (d, n) in enumerate(zip(declared, array.shape, strict=True))
+        )
     )
     if not fits or array.ndim == 0:
         raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {declared}")
@@ -291,54 +292,3 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
 def device_value(array: np.ndarray) -> Any:
     """An input as the program takes it: small unsigned integers are carried as float32."""
     return jnp.asarray(array, jnp.float32) if array.dtype in (np.uint8, np.int8) else jnp.asarray(array)
-
-
-def random_inputs(model: Model, seed: int) -> dict[str, np.ndarray]:
-    """Seeded noise of the default shapes, for verification."""
-    generator = np.random.default_rng(seed)
-    shapes = model.default_shapes()
-    inputs = {}
-    for spec in model.inputs:
-        if spec.dtype in {"float", "float16", "double", "bfloat16"}:
-            inputs[spec.name] = generator.standard_normal(shapes[spec.name]).astype(np.float32)
-        else:
-            kind = np.dtype(spec.dtype)
-            high = 2 if kind.kind == "b" else 128 if kind == np.int8 else 256
-            inputs[spec.name] = generator.integers(0, high, shapes[spec.name]).astype(kind)
-    return inputs
-
-
-def quantisation_steps(program: Program) -> dict[str, float]:
-    """For tensors of a quantised graph, the step to measure them by.
-
-    That is 1 for the quantised integers, else the scale of the QuantizeLinear that follows, else that of the
-    DequantizeLinear before.
-    """
-
-    def scale(position: int) -> float:
-        source = program.steps[position].sources[1]
-        value = source if source is None or isinstance(source, str) else source.value
-        return float(np.max(program.constants[value] if isinstance(value, str) else value))
-
-    found: dict[str, float] = {}
-    for i, step in enumerate(program.steps):
-        before = [found[s] for s in step.sources if isinstance(s, str) and s in found]
-        if step.node.op_type == "QuantizeLinear":
-            found[step.outputs[0]] = 1.0
-        elif step.node.op_type == "DequantizeLinear":
-            found[step.outputs[0]] = scale(i)
-        elif before:
-            found.update((name, max(before)) for name in step.outputs if name)
-    for i in reversed(range(len(program.steps))):
-        step = program.steps[i]
-        if step.node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            if step.node.op_type == "QuantizeLinear" and step.sources[0] in found:
-                found[str(step.sources[0])] = scale(i)
-            continue
-        following = [found[name] for name in step.outputs if name in found]
-        for s in step.sources:
-            made_by = program.producer.get(s) if isinstance(s, str) else None
-            if made_by is not None and following and program.steps[made_by].node.op_type != "DequantizeLinear":
-                if s in found:
-                    found[str(s)] = max(following)
-    return found

@@ -40,13 +40,19 @@ class Explanation(Iterator[Flow]):
 
     Attributes:
         prediction: what the model says, and what is explained.
-        layers: tensor names that will come, nearest to the input first (a flow's `index` counts in this order).
+        layers: tensor names that will come, nearest to the input first; a flow's `index` counts in this
+            order.
         plan: the cascade.
         method: its options.
     """
 
     def __init__(
-        self, chunks: Sequence[Chunk], plan: Plan, target: ClassTarget, method: Method, layers: str | Sequence[str]
+        self,
+        chunks: Sequence[Chunk],
+        plan: Plan,
+        target: ClassTarget,
+        method: Method,
+        layers: str | Sequence[str],
     ) -> None:
         self.plan, self.method = plan, method
         self.layers = plan.layers(layers)
@@ -55,10 +61,7 @@ class Explanation(Iterator[Flow]):
         for chunk in chunks:
             parts.append(_forward(chunk, target, wanted))
         self.prediction = _joined(parts)
-        runs = [
-            cascade.run(c.plan, method, c.values, c.top_coefficients, wanted)
-            for c in chunks
-        ]
+        runs = [cascade.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
         self._layers = zip(*runs, strict=True)
 
     def __next__(self) -> Flow:
@@ -82,13 +85,15 @@ class Explanation(Iterator[Flow]):
         if not np.isfinite(maps).all():
             raise NumericalError(
                 f"the flow of layer {tensor!r} has nan or infinite values",
-                hint="the activations are out of float32's range here, or the solve broke down; try --damping",
+                hint="activations are out of float32's range here, or the solve broke down; try --damping",
             )
         program = self.plan.program
         step = program.steps[program.producer[tensor]] if tensor in program.producer else None
         segment = layers[0].segment
-        joined = [np.concatenate([np.asarray(part) for part in values]) for values in zip(
-            *(layer.diagnostics for layer in layers), strict=True)]
+        joined = [
+            np.concatenate([np.asarray(part) for part in values])
+            for values in zip(*(layer.diagnostics for layer in layers), strict=True)
+        ]
         fields = dict(zip(cascade.Diagnostics._fields, joined, strict=True))
         return Flow(
             self.layers.index(tensor),
@@ -98,7 +103,11 @@ class Explanation(Iterator[Flow]):
                 node=step.node.name if step else "",
                 op_type=step.node.op_type if step else "Input",
                 shape=program.shapes[tensor],
-                rule="start" if segment is None else segment.rule.name if self.method.inverse != "activation" else "activation",
+                rule="start"
+                if segment is None
+                else segment.rule.name
+                if self.method.inverse != "activation"
+                else "activation",
                 seconds=sum(layer.seconds for layer in layers),
                 **fields,
             ),
@@ -120,7 +129,9 @@ def _forward(chunk: Chunk, target: ClassTarget, wanted: set[str]) -> Prediction:
     subprogram, operands = program.extract(plan.source, names, whole=True)
     tapped = evaluate(subprogram, chunk.inputs[plan.source], program.operands(operands, chunk.inputs))
     chunk.values = dict(zip(names, tapped, strict=True)) | dict(chunk.inputs)
-    logits, scores = (_flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output))
+    logits, scores = (
+        _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
+    )
     indices = target.indices(logits)
     score, chunk.top_coefficients = target.coefficients(
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
@@ -136,7 +147,9 @@ def _flat(value: Array, name: str, is_feature_map: bool) -> np.ndarray:
             hint="explain a class score, or name another --output",
         )
     if not np.isfinite(array).all():
-        raise NumericalError(f"tensor {name!r} has nan or infinite values for this input", hint="check preprocessing")
+        raise NumericalError(
+            f"tensor {name!r} has nan or infinite values for this input", hint="check preprocessing"
+        )
     return array.reshape(array.shape[0], -1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,12 +122,12 @@ class Result:
     prediction: Prediction
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write flows.npz: one key per layer in order, float32, [H, W] for a single picture else [N, H, W]."""
+        """Write flows.npz: one key per layer in order, float32; [H, W] for one picture, else [N, H, W]."""
         save_maps(path, ((flow.key, flow.map) for flow in self.flows))
 
 
 def save_maps(path: str | os.PathLike[str], maps: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write raw maps as .npz; equal maps give equal bytes."""
     arrays = {key: value[0] if value.shape[0] == 1 else value for key, value in maps}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
+    with Path(path).open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

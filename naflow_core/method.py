@@ -1,4 +1,4 @@
-"""The options of the method (METHOD: inverse, rows, abandonment, bounds, anchor, damping) and their presets."""
+"""The options of the method (inverse, rows, abandonment, bounds, anchor, damping) and their presets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ class Abandonment:
 
     def __post_init__(self) -> None:
         if self.rule not in ("zero-gradient", "mass"):
-            raise OptionError(f"abandonment rule {self.rule!r} does not exist", hint="zero-gradient or mass:RHO")
+            raise OptionError(
+                f"abandonment rule {self.rule!r} does not exist", hint="zero-gradient or mass:RHO"
+            )
         if not (math.isfinite(self.mass) and 0.0 < self.mass <= 1.0):
             raise OptionError(f"abandonment mass {self.mass} is out of range", hint="0 < mass <= 1")
 
@@ -48,7 +50,9 @@ class Abandonment:
                 return cls("mass", float(value))
         except ValueError:
             pass
-        raise OptionError(f"--abandon {text!r} is not understood", hint="use zero-gradient or mass:RHO, e.g. mass:0.95")
+        raise OptionError(
+            f"--abandon {text!r} is not understood", hint="use zero-gradient or mass:RHO, e.g. mass:0.95"
+        )
 
     def __str__(self) -> str:
         return self.rule if self.rule == "zero-gradient" else f"mass:{self.mass:g}"
@@ -75,7 +79,7 @@ class Method:
     abandon: Abandonment = Abandonment("mass", 0.95)
     feasible: bool = True
     anchor: Anchor = "origin"
-    damping: float = 0.0
+    damping: float = 0.3
     tolerance: float = 1e-3
     max_iterations: int = 200
 
@@ -83,7 +87,9 @@ class Method:
         for name, allowed in (("inverse", Inverse), ("rows", Rows), ("anchor", Anchor)):
             value = getattr(self, name)
             if value not in get_args(allowed):
-                raise OptionError(f"{name} {value!r} does not exist", hint=f"one of {', '.join(get_args(allowed))}")
+                raise OptionError(
+                    f"{name} {value!r} does not exist", hint=f"one of {', '.join(get_args(allowed))}"
+                )
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise OptionError(f"damping {self.damping} must be a number >= 0")
         if not (math.isfinite(self.tolerance) and 0 < self.tolerance < 1):
@@ -113,7 +119,9 @@ class Method:
         known = {f.name for f in dataclasses.fields(cls)}
         if set(options) != known:
             wrong = ", ".join(sorted(set(options) ^ known))
-            raise OptionError(f"method options do not match: {wrong}", hint=f"expected {', '.join(sorted(known))}")
+            raise OptionError(
+                f"method options do not match: {wrong}", hint=f"expected {', '.join(sorted(known))}"
+            )
         return cls(**{**options, "abandon": Abandonment.parse(options["abandon"])})
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +135,8 @@ class Method:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
-    "paper": Method(abandon=Abandonment("zero-gradient"), feasible=False),
-    "published-code": Method(inverse="activation", abandon=Abandonment("zero-gradient"), feasible=False),
+    "paper": Method(abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
+    "published-code": Method(
+        inverse="activation", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0
+    ),
 }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from naflow_core.errors import ModelError
+from naflow_core.errors import ModelError, UnsupportedOperatorError
+from naflow_core.model.graph import TensorSpec
 from naflow_core.model.load import LoadedModel
+from naflow_core.model.program import Program, evaluate
 
 QUANTISED_ALLOWANCE = 1e-3
 
@@ -30,7 +32,7 @@ class TensorComparison:
     off_by_more_than_one: float | None
 
     def within(self, tolerance: float) -> bool:
-        """Relative error for float tensors; for quantised ones the share of elements off by more than a step."""
+        """By relative error; a quantised tensor by the share of its elements off by more than a step."""
         if self.off_by_more_than_one is not None:
             return self.off_by_more_than_one <= QUANTISED_ALLOWANCE
         return self.max_rel_error <= tolerance
@@ -69,7 +71,9 @@ class Verification:
         }
 
 
-def run_onnxruntime(model: LoadedModel, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+def run_onnxruntime(
+    model: LoadedModel, inputs: Mapping[str, np.ndarray], names: Sequence[str]
+) -> list[np.ndarray]:
     """The named tensors as onnxruntime computes them on the CPU, graph optimisations off.
 
     Raises:
@@ -91,7 +95,9 @@ def run_onnxruntime(model: LoadedModel, inputs: Mapping[str, np.ndarray], names:
         raise ModelError(f"{model.source.name}: onnxruntime cannot run the model: {lines[0]}") from error
 
 
-def compare(tensor: str, node: str, ours: np.ndarray, reference: np.ndarray, *, step: float | None) -> TensorComparison:
+def compare(
+    tensor: str, node: str, ours: np.ndarray, reference: np.ndarray, *, step: float | None
+) -> TensorComparison:
     """Compare one tensor; `step` is its quantisation step, None for plain float tensors."""
     a, b = ours.astype(np.float64), reference.astype(np.float64)
     if a.shape != b.shape:
@@ -105,3 +111,91 @@ def compare(tensor: str, node: str, ours: np.ndarray, reference: np.ndarray, *, 
     relative = 0.0 if largest == 0 else largest / scale if scale > 0 else float("inf")
     off = None if step is None else float(np.mean(difference > 1.5 * step)) if a.size else 0.0
     return TensorComparison(tensor, node, largest, relative, off)
+
+
+def verify_program(
+    model: LoadedModel,
+    program: Program,
+    feeds: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+    tolerance: float,
+) -> Verification:
+    """Compare every tensor that the program computes with onnxruntime.
+
+    Args:
+        feeds: inputs as onnxruntime takes them.
+        values: the same on the device, as the program takes them.
+
+    Raises:
+        UnsupportedOperatorError: a node cannot be computed.
+        ModelError: onnxruntime refuses the model.
+    """
+    if program.unsupported:
+        raise UnsupportedOperatorError(program.unsupported)
+    names = [name for step in program.steps for name in step.outputs if name]
+    source = next(iter(program.inputs))
+    subprogram, operands = program.extract(source, names, whole=True)
+    ours = evaluate(subprogram, values[source], program.operands(operands, values))
+    reference = run_onnxruntime(model, feeds, names)
+    steps = quantisation_steps(program)
+    nodes = {name: step.node.name for step in program.steps for name in step.outputs}
+    comparisons = [
+        compare(name, nodes[name], np.asarray(a), b, step=steps.get(name))
+        for name, a, b in zip(names, ours, reference, strict=True)
+    ]
+    return Verification(tolerance, tuple(comparisons))
+
+
+def random_inputs(
+    specs: Iterable[TensorSpec], shapes: Mapping[str, tuple[int, ...]], seed: int
+) -> dict[str, np.ndarray]:
+    """Seeded noise: standard normal for float inputs, uniform over the type's range for small integers."""
+    generator = np.random.default_rng(seed)
+    inputs = {}
+    for spec in specs:
+        if spec.dtype in {"float", "float16", "double", "bfloat16"}:
+            inputs[spec.name] = generator.standard_normal(shapes[spec.name]).astype(np.float32)
+        else:
+            kind = np.dtype(spec.dtype)
+            high = 2 if kind.kind == "b" else 128 if kind == np.int8 else 256
+            inputs[spec.name] = generator.integers(0, high, shapes[spec.name]).astype(kind)
+    return inputs
+
+
+def quantisation_steps(program: Program) -> dict[str, float]:
+    """For tensors of a quantised graph, the step to measure them by.
+
+    That is 1 for the quantised integers, else the scale of the QuantizeLinear that follows, else that of the
+    DequantizeLinear before.
+    """
+    found: dict[str, float] = {}
+    for i, step in enumerate(program.steps):
+        before = [found[s] for s in step.sources if isinstance(s, str) and s in found]
+        if step.node.op_type == "QuantizeLinear":
+            found[step.outputs[0]] = 1.0
+        elif step.node.op_type == "DequantizeLinear":
+            found[step.outputs[0]] = _scale(program, i)
+        elif before:
+            found.update((name, max(before)) for name in step.outputs if name)
+    for i, step in reversed(list(enumerate(program.steps))):
+        if step.node.op_type == "DequantizeLinear":
+            continue
+        if step.node.op_type == "QuantizeLinear":
+            following = [_scale(program, i)]
+        else:
+            following = [found[name] for name in step.outputs if name in found]
+        for name in step.sources:
+            if following and name in found and not _is_dequantised(program, name):
+                found[str(name)] = max(following)
+    return found
+
+
+def _scale(program: Program, position: int) -> float:
+    source = program.steps[position].sources[1]
+    value = program.constants[source] if isinstance(source, str) else source.value if source else 1.0
+    return float(np.max(value))
+
+
+def _is_dequantised(program: Program, name: object) -> bool:
+    made_by = program.producer.get(name) if isinstance(name, str) else None
+    return made_by is not None and program.steps[made_by].node.op_type == "DequantizeLinear"

@@ -57,7 +57,9 @@ def find_head(
     begin = _choose_source(program, chosen, source)
     scores, squashed_by = _before_squashing(program, chosen)
     spine = cut_vertices(program, begin, scores)
-    spatial = [n for n in spine if n in layouts and positions(program.shapes[n], layouts[n]) > 1 and n != begin]
+    spatial = [
+        n for n in spine if n in layouts and positions(program.shapes[n], layouts[n]) > 1 and n != begin
+    ]
     if top is not None:
         if top not in spatial:
             raise _no_such("top feature map", top, spatial)
@@ -136,4 +138,6 @@ def _find_top(program: Program, spine: Iterable[str], spatial: list[str], scores
 def _no_such(what: str, wanted: str, existing: Iterable[str]) -> AnalysisError:
     existing = list(existing)
     near = difflib.get_close_matches(wanted, existing, 3) or existing[-3:]
-    return AnalysisError(f"{what} {wanted!r} does not exist or cannot be used", hint=f"there is {', '.join(near)}")
+    return AnalysisError(
+        f"{what} {wanted!r} does not exist or cannot be used", hint=f"there is {', '.join(near)}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
@@ -20,7 +21,6 @@ from naflow_core.model.program import Known, Program, Step, Subprogram
 from naflow_core.ops.registry import REALS, Interval
 
 DEPTHWISE = frozenset({"AveragePool"})
-
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Plan:
     def interior(self, segment: Segment) -> tuple[Segment, ...]:
         """Steps through the inside of a composite, deepest first, one for each interior tensor.
 
-        A tensor that one node reads is reached by that node's rule; one that several nodes read (a fork) by the
-        solve of all that lies between it and the point where its branches meet again.
+        A tensor that one node reads is reached by that node's rule; one that several nodes read (a fork) by
+        the solve of all that lies between it and the point where its branches meet again.
         """
         if segment.kind == "node":
             return ()
@@ -145,8 +145,9 @@ class Plan:
                 near = difflib.get_close_matches(name, order, 3)
                 raise AnalysisError(
                     f"layer {name!r} is not a tensor that can be explained",
-                    hint=f"did you mean {', '.join(map(repr, near))}?" if near else
-                    f"`naflow inspect` lists them; use blocks, spine, nodes, or names such as {self.top!r}",
+                    hint=f"did you mean {', '.join(map(repr, near))}?"
+                    if near
+                    else f"use blocks, spine, nodes, or names from `naflow inspect` such as {self.top!r}",
                 )
         return tuple(name for name in order if name in set(names))
 
@@ -186,10 +187,15 @@ def _choose_rule(
     target: str,
     rules: RuleRegistry,
 ) -> tuple[Rule, int]:
-    if len(steps) == 1 and steps[0].sources.count(source) == 1 and len([o for o in steps[0].outputs if o]) == 1:
+    if (
+        len(steps) == 1
+        and steps[0].sources.count(source) == 1
+        and len([o for o in steps[0].outputs if o]) == 1
+    ):
         position = steps[0].sources.index(source)
         inputs = tuple(
-            s.value if isinstance(s, Known) else None if s is None else _struct(program, s) for s in steps[0].sources
+            s.value if isinstance(s, Known) else None if s is None else _struct(program, s)
+            for s in steps[0].sources
         )
         site = Site(subprogram.instructions[0], inputs, position, _struct(program, target))
         return rules.find(site), position
@@ -239,6 +245,6 @@ def make_plan(
     spine = tuple(name for name in spine if name not in program.integers)
     segments = tuple(
         make_segment(program, before, after, spine[i + 2 :])
-        for i, (before, after) in enumerate(zip(spine, spine[1:], strict=False))
+        for i, (before, after) in enumerate(itertools.pairwise(spine))
     )
     return Plan(program, head.source, head, head.top, spine, segments, layouts)

@@ -9,7 +9,7 @@ import onnx.defs
 
 from naflow_core.analysis.plan import Plan, Segment, make_segment
 from naflow_core.errors import UnsupportedNode
-from naflow_core.model.graph import Graph, Node, TensorSpec
+from naflow_core.model.graph import Node, TensorSpec
 from naflow_core.model.load import LoadedModel
 from naflow_core.model.program import Program
 
@@ -64,7 +64,7 @@ class CoverageReport:
             ],
             "blocks": list(plan.blocks()) if plan else [],
             "segments": [_segment(i, segment) for i, segment in enumerate(plan.segments if plan else ())],
-            "nodes": [self._node(node, graph) for node in graph.nodes],
+            "nodes": [self._node(node) for node in graph.nodes],
             "unsupported": [
                 {"node": u.node, "op_type": u.op_type, "reason": u.reason} for u in self.program.unsupported
             ],
@@ -72,7 +72,7 @@ class CoverageReport:
             "reason": self.reason,
         }
 
-    def _node(self, node: Node, graph: Graph) -> dict[str, Any]:
+    def _node(self, node: Node) -> dict[str, Any]:
         refused = {u.node for u in self.program.unsupported}
         rule, kind = self._rule(node) if node.name not in refused else (None, None)
         return {
@@ -103,7 +103,12 @@ class CoverageReport:
 
 def _spec(spec: TensorSpec, used: tuple[int, ...] | None) -> dict[str, Any]:
     declared = None if spec.shape is None else list(spec.shape)
-    return {"name": spec.name, "dtype": spec.dtype, "shape": declared, "used_shape": list(used) if used else None}
+    return {
+        "name": spec.name,
+        "dtype": spec.dtype,
+        "shape": declared,
+        "used_shape": list(used) if used else None,
+    }
 
 
 def _segment(index: int, segment: Segment) -> dict[str, Any]:
@@ -124,5 +129,3 @@ def _since(node: Node) -> int:
         return int(onnx.defs.get_schema(node.op_type, node.version, node.domain).since_version)
     except onnx.defs.SchemaError:
         return node.version
-
-

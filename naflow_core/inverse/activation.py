@@ -106,7 +106,12 @@ def neg_inverse(y: Array, _site: Site) -> Array:
 
 def _known_scalar_exponent(site: Site) -> bool:
     exponent = known_input(site, 1)
-    return site.position == 0 and exponent is not None and exponent.size == 1 and float(exponent.ravel()[0]) != 0.0
+    return (
+        site.position == 0
+        and exponent is not None
+        and exponent.size == 1
+        and float(exponent.ravel()[0]) != 0.0
+    )
 
 
 @register("Pow", applies=_known_scalar_exponent)
@@ -116,4 +121,3 @@ def power_inverse(y: Array, site: Site) -> Array:
     signs = y if exponent % 2 == 1 else site.x0
     magnitude = jnp.where(y == 0, 0.0, jnp.abs(jnp.where(y == 0, 1.0, y)) ** (1.0 / exponent))
     return jnp.sign(signs) * magnitude
-

@@ -39,7 +39,9 @@ def dequantise(y: Array, site: Site) -> Array:
     return dequantize_linear(y, *site.inputs[1:3], **given)
 
 
-def _standardised_inverse(y: Array, x0: Array, axes: tuple[int, ...], scale: Array, bias: Array, epsilon: float) -> Array:
+def _standardised_inverse(
+    y: Array, x0: Array, axes: tuple[int, ...], scale: Array, bias: Array, epsilon: float
+) -> Array:
     mean = jnp.mean(x0, axis=axes, keepdims=True)
     deviation = jnp.sqrt(jnp.var(x0, axis=axes, keepdims=True) + epsilon)
     return _standardised(y, scale, bias, deviation, mean)

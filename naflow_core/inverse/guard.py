@@ -21,4 +21,3 @@ def divide(numerator: Array, denominator: Array) -> Array:
     """Quotient; 0 where the denominator is (almost) 0, which abandons the neuron."""
     safe = jnp.abs(denominator) > TINY
     return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
-

@@ -1,15 +1,15 @@
-"""The inverse of anything that can be linearised: least squares on the Jacobian at the forward activation.
+"""The inverse of anything that can be linearised: least squares on its Jacobian at the forward activation.
 
-The Jacobian J is never built. The segment is linearised once and transposed once; the solver sees only the two
-products. With `rows` as a 0/1 mask M, right-hand side r = y - (f(x0) - J x0):
+The Jacobian J is never built. The segment is linearised once and transposed once; the solver sees only the
+two products. With `rows` as a 0/1 mask M, right-hand side r = y - (f(x0) - J x0):
 
     x = argmin || M (J x - r) ||^2
 
 of minimum norm (anchor "origin") or nearest to the forward activation (anchor "activation").
 
-Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain of
-the layer in the direction that matters. So it means the same for every layer, and does not change when weights
-are rescaled, as exporters do when they fold a normalisation into a convolution.
+Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain
+of the layer in the direction that matters. So it means the same for every layer, and does not change when
+weights are rescaled, as exporters do when they fold a normalisation into a convolution.
 """
 
 from __future__ import annotations
@@ -69,30 +69,48 @@ def invert_linearised(
     right = rows * (y - offset)
     start = x0 if anchored else jnp.zeros_like(x0)
     right = right - rows * image if anchored else right
+    # the solver squares its values, which leaves float32's range long before they do
+    unit = _unit(right, systems)
+    right = right / unit
+    unit = unit.reshape(_per_system(x0, systems))
     damping = damping * _gain(adjoint(right), right, systems)
     solution = least_squares(forward, adjoint, right, damping=damping, stopping=stopping, systems=systems)
     low, high = bounds
     if low == -jnp.inf and high == jnp.inf:
-        return LinearisedInverse(solution._replace(x=start + solution.x), offset)
+        return LinearisedInverse(solution._replace(x=start + unit * solution.x), offset)
     # in terms of the step away from the anchor, so that damping and right-hand side stay the same
     bounded = bounded_least_squares(
         forward,
         adjoint,
         right,
         solution.x,
-        low - start,
-        high - start,
+        (low - start) / unit,
+        (high - start) / unit,
         damping=damping,
         stopping=stopping,
         systems=systems,
     )
     total = solution.iterations + bounded.iterations
-    return LinearisedInverse(bounded._replace(x=jnp.clip(start + bounded.x, low, high), iterations=total), offset)
+    return LinearisedInverse(
+        bounded._replace(x=jnp.clip(start + unit * bounded.x, low, high), iterations=total), offset
+    )
+
+
+def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one number per system that multiplies `like`."""
+    return tuple(size if axis in systems else 1 for axis, size in enumerate(like.shape))
+
+
+def _unit(right: Array, systems: tuple[int, ...]) -> Array:
+    """A power of two near the largest value of each system, so that dividing by it loses no digit; 1 for 0."""
+    inside = tuple(axis for axis in range(right.ndim) if axis not in systems)
+    largest = jnp.max(jnp.abs(right), axis=inside, keepdims=True)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -120, 120)), 1)
 
 
 def _gain(image: Array, right: Array, systems: tuple[int, ...]) -> Array:
     """||A^T b|| / ||b|| per system, shaped to multiply the unknowns; 0 where b is 0."""
-    top, bottom = squared_norm(image, systems), squared_norm(right, systems).reshape(image.shape[:len(systems)])
-    top = top.reshape(image.shape[:len(systems)])
-    gain = jnp.sqrt(jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0))
-    return gain.reshape(gain.shape + (1,) * (image.ndim - gain.ndim))
+    shape = _per_system(image, systems)
+    top, bottom = (squared_norm(a, systems).reshape(shape) for a in (image, right))
+    return jnp.sqrt(jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0))

@@ -31,7 +31,9 @@ def _zero_padding(site: Site) -> bool:
     return site.position == 0 and site.attributes.get("mode", "constant") == "constant"
 
 
-@register("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", applies=_first, name="rearrangement")
+@register(
+    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", applies=_first, name="rearrangement"
+)
 @register("DepthToSpace", "SpaceToDepth", applies=_first, name="rearrangement")
 @register("Pad", applies=_zero_padding, name="rearrangement")
 @register("Concat", name="rearrangement")
@@ -56,8 +58,10 @@ def replication(y: Array, site: Site) -> Array:
 def _whole_multiple(site: Site) -> bool:
     """Nearest-neighbour resizing that repeats every value equally often."""
     factors = [divmod(m, n) for n, m in zip(site.x0.shape, site.y0.shape, strict=True)]
-    return site.position == 0 and site.attributes.get("mode", "nearest") == "nearest" and all(
-        factor > 0 and rest == 0 for factor, rest in factors
+    return (
+        site.position == 0
+        and site.attributes.get("mode", "nearest") == "nearest"
+        and all(factor > 0 and rest == 0 for factor, rest in factors)
     )
 
 

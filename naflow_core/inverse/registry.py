@@ -127,7 +127,9 @@ class RuleRegistry:
             for op_type in op_types:
                 rules = self._rules.setdefault((domain, op_type), [])
                 if any(known.name == rule.name for known in rules):
-                    raise ValueError(f"{domain or 'ai.onnx'}:{op_type} already has an inverse rule {rule.name!r}")
+                    raise ValueError(
+                        f"{domain or 'ai.onnx'}:{op_type} already has an inverse rule {rule.name!r}"
+                    )
                 rules.insert(0, rule)
             return function
 

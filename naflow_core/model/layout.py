@@ -13,13 +13,14 @@ from naflow_core.model.program import Program, Step, thawed
 Layout = tuple[int, ...]
 
 CHANNELS_FIRST = frozenset(
-    "Conv ConvTranspose MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool "
-    "BatchNormalization InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth "
-    "Upsample Resize MaxUnpool ConvInteger QLinearConv".split()
+    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+    | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN"}
+    | {"DepthToSpace", "SpaceToDepth", "Resize"}
 )
 AXIS_KEEPING = frozenset(
-    "Pad Slice Split Concat Identity Dropout Cast Softmax LogSoftmax LayerNormalization QuantizeLinear "
-    "DequantizeLinear Resize Upsample Tile Expand Mean Sum Min Max".split()
+    {"Pad", "Slice", "Split", "Concat", "Identity", "Dropout", "Cast", "Tile", "Expand", "Resize"}
+    | {"Softmax", "LogSoftmax", "LayerNormalization", "QuantizeLinear", "DequantizeLinear"}
+    | {"Mean", "Sum", "Min", "Max"}
 )
 
 
@@ -91,8 +92,11 @@ def _through_reshape(program: Program, source: str, target: str, layouts: dict[s
         shape, other_shape = program.shapes[known], program.shapes[other]
         count = len(layouts[known])
         trailing = layouts[known] == tuple(range(len(shape) - count, len(shape)))
-        if trailing and len(other_shape) > count + 1 and shape[-count:] == other_shape[-count:] and (
-            shape[0] == other_shape[0]
+        if (
+            trailing
+            and len(other_shape) > count + 1
+            and shape[-count:] == other_shape[-count:]
+            and (shape[0] == other_shape[0])
         ):
             _assume(layouts, other, tuple(range(len(other_shape) - count, len(other_shape))))
 
@@ -103,5 +107,3 @@ def positions(shape: tuple[int, ...], layout: Layout) -> int:
     for axis in layout:
         count *= shape[axis]
     return count
-
-

@@ -191,7 +191,7 @@ class Program:
         """The function from `source` to `targets`; everything else it reads becomes an operand.
 
         Args:
-            whole: also compute what does not depend on `source` (from other inputs), instead of asking for it.
+            whole: also compute what does not depend on `source` (from other inputs).
 
         Returns the subprogram and the names of its operands (weights, other inputs, or tensors whose forward
         value is to be held fixed), in order.
@@ -299,7 +299,9 @@ class _Builder:
                 sources.append(None)
             elif position in operator.static:
                 if name not in self.known:
-                    raise Refusal(f"input {position} ({name!r}) must be a constant, but depends on the model's input")
+                    raise Refusal(
+                        f"input {position} ({name!r}) must be a constant, but depends on the model's input"
+                    )
                 sources.append(Known(self.known[name]))
             else:
                 sources.append(name)
@@ -320,7 +322,9 @@ class _Builder:
         results = jax.eval_shape(apply, *(self._struct(name) for name in dynamic))
         self._check_outputs(node, len(static or results))
         if static:  # Shape and the like: known although the input is not
-            self.known.update((name, np.asarray(v)) for name, v in zip(node.outputs, static, strict=False) if name)
+            self.known.update(
+                (name, np.asarray(v)) for name, v in zip(node.outputs, static, strict=False) if name
+            )
             return
         for name in dynamic:
             if name in self.known:
@@ -389,7 +393,9 @@ def build_program(
         steps=tuple(builder.steps),
         constants=builder.constants,
         shapes={name: tuple(struct.shape) for name, struct in builder.abstract.items()},
-        integers=frozenset(n for n, s in builder.abstract.items() if not jnp.issubdtype(s.dtype, jnp.floating)),
+        integers=frozenset(
+            n for n, s in builder.abstract.items() if not jnp.issubdtype(s.dtype, jnp.floating)
+        ),
         ranges=builder.ranges,
         known={o.name: builder.known[o.name] for o in graph.outputs if o.name in builder.known},
         unsupported=tuple(builder.unsupported),

@@ -1,5 +1,11 @@
 """Least-squares solvers. A leaf: knows nothing of ONNX or of the cascade."""
 
-from naflow_core.solve.least_squares import Solution, Stopping, bounded_least_squares, least_squares, squared_norm
+from naflow_core.solve.least_squares import (
+    Solution,
+    Stopping,
+    bounded_least_squares,
+    least_squares,
+    squared_norm,
+)
 
 __all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares", "squared_norm"]

@@ -4,9 +4,10 @@ This package knows nothing of ONNX: it sees a linear map A as two functions. Axi
 `systems`) numbers independent systems; each has its own scalars and stops at its own residual, so that a
 system's answer does not depend on what it is batched with.
 
-Sources: CGLS after Hestenes and Stiefel (1952) and Björck (1996). The bounded solver is the nonlinear conjugate
-gradient method of Polak, Ribière and Polyak on the projected gradient: the step of a free conjugate gradient
-iteration is projected onto the bounds, and cut by an exact line search where that would raise the objective.
+Sources: CGLS after Hestenes and Stiefel (1952) and Björck (1996). The bounded solver is the nonlinear
+conjugate gradient method of Polak, Ribière and Polyak on the projected gradient: the step of a free conjugate
+gradient iteration is projected onto the bounds, and cut by an exact line search where that would raise the
+objective.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Solution(NamedTuple):
     Attributes:
         x: the solution.
         iterations: [N] applications of A and its transpose, per picture.
-        relative_residual: [N] norm of the (projected) gradient over its norm at x = 0: the relative residual of the
-            normal equations.
+        relative_residual: [N] norm of the (projected) gradient over its norm at x = 0: the relative residual
+            of the normal equations.
         converged: [N] whether that is at most the tolerance.
     """
 
@@ -132,7 +133,7 @@ def bounded_least_squares(
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
-    """argmin ||A x - b||^2 + damping^2 ||x||^2 subject to low <= x <= high, from `start` clipped to the bounds.
+    """argmin ||A x - b||^2 + damping^2 ||x||^2 with low <= x <= high, from `start` clipped to the bounds.
 
     Where the minimiser is not unique the answer is the one reached from `start`: starting at the clipped
     minimum-norm solution keeps it close to that.
@@ -176,7 +177,9 @@ def bounded_least_squares(
         move = jnp.where(blocked(x, direction), 0, direction)
         move = jnp.where(_dot(gradient, move, systems) > 0, move, steepest)
         image = forward(move)
-        curvature = _dot(image, image, systems).reshape(initial.shape) + damping**2 * _dot(move, move, systems)
+        curvature = _dot(image, image, systems).reshape(initial.shape) + damping**2 * _dot(
+            move, move, systems
+        )
         length = jnp.where(active, _ratio(_dot(gradient, move, systems), curvature), 0)
         free = x - length * move
         new_x = jnp.clip(free, low, high)
@@ -188,7 +191,9 @@ def bounded_least_squares(
         # a projected step can overshoot: then go the best part of the way
         worse = hit & (objective(new_residual, new_x) >= objective(residual, x))
         back, back_image = x - new_x, residual - new_residual
-        bend = _dot(back_image, back_image, systems).reshape(initial.shape) + damping**2 * _dot(back, back, systems)
+        bend = _dot(back_image, back_image, systems).reshape(initial.shape) + damping**2 * _dot(
+            back, back, systems
+        )
         share = jnp.where(worse, jnp.clip(_ratio(_dot(gradient, back, systems), bend), 0, 1), 1)
         share = jnp.where(active, share, 0)
         new_x = jnp.clip(x - share * back, low, high)
@@ -205,4 +210,3 @@ def bounded_least_squares(
 
     final = jax.lax.while_loop(running, step, state)
     return _solution(final[0], final[5], final[4], initial, stopping)
-

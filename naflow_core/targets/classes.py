@@ -58,21 +58,30 @@ class ClassTarget:
             return np.argmax(scores, axis=1)
         if isinstance(self.wanted, str):
             if self.labels is None:
-                raise TargetError(f"class name {self.wanted!r} needs the class names", hint="give --labels FILE or use class:K")
+                raise TargetError(
+                    f"class name {self.wanted!r} needs the class names",
+                    hint="give --labels FILE or use class:K",
+                )
             index = self.labels.fitted(classes).index(self.wanted)
         else:
             index = self.wanted
         if not 0 <= index < classes:
-            raise TargetError(f"class {index} does not exist", hint=f"the model has {classes} classes, 0 to {classes - 1}")
+            raise TargetError(
+                f"class {index} does not exist", hint=f"the model has {classes} classes, 0 to {classes - 1}"
+            )
         return np.full(count, index)
 
-    def coefficients(self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray) -> tuple[Array, Array]:
+    def coefficients(
+        self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray
+    ) -> tuple[Array, Array]:
         """Score [N] and G_K = ds/dt_K, for the classes from `indices`."""
         return _class_coefficients(head, top, operands, jnp.asarray(indices, jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _class_coefficients(head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array) -> tuple[Array, Array]:
+def _class_coefficients(
+    head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array
+) -> tuple[Array, Array]:
     def score(t: Array) -> Array:
         scores = head(t, operands)[0]
         flat = scores.reshape(scores.shape[0], -1)

@@ -51,7 +51,7 @@ class Labels:
     def fitted(self, classes: int) -> Labels:
         """The same labels aligned with a model of `classes` outputs.
 
-        One class more than labels, or the reverse, is the background class that some ImageNet models put first.
+        One class more than labels, or the reverse, is the background class that some models put first.
 
         Raises:
             TargetError: any other difference.
@@ -88,7 +88,11 @@ class Labels:
             )
         every = sorted({alias for i in range(len(self.names)) for alias in self._aliases(i)})
         near = difflib.get_close_matches(wanted, every, 3)
-        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "use a name from the label file or class:K"
+        hint = (
+            f"did you mean {', '.join(map(repr, near))}?"
+            if near
+            else "use a name from the label file or class:K"
+        )
         raise TargetError(f"class {name!r} is not in label file {self.source!r}", hint=hint)
 
     def _aliases(self, index: int) -> set[str]:

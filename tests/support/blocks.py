@@ -1,4 +1,4 @@
-"""Small networks around the blocks that networks are made of. Input "x" [N, 3, 6, 6], class scores "y" [N, 4].
+"""Small networks around the blocks that networks are made of. Input "x" [N, 3, 5, 5], class scores "y" [N, 4].
 
 Every network is  x -> c0 = Conv -> r0 = Relu -> block ("b") -> top = Relu -> GlobalAveragePool -> Gemm.
 """
@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from support.onnx_graphs import make_model
 
-CHANNELS = 4
-SIZE = 6
+CHANNELS = 3
+SIZE = 5
 
 
 class Net:
@@ -65,7 +65,7 @@ def inception(net: Net) -> None:
     net.conv("r0", "p1", CHANNELS, 2, 1)
     net.add("Relu", ["p1"], "q1")
     net.conv("r0", "p2", CHANNELS, 2)
-    net.add("MaxPool", ["r0"], "m", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    net.add("AveragePool", ["r0"], "m", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     net.conv("m", "p3", CHANNELS, 2, 1)
     net.add("Concat", ["q1", "p2", "p3"], "b", axis=1)
 

@@ -197,3 +197,73 @@ def unpool(
 def flow(b: np.ndarray, g: np.ndarray) -> np.ndarray:
     """F = sum over channels of relu(B G) for [1, C, spatial...]."""
     return np.maximum(b * g, 0).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the method that the dense cascade knows; mass None is the zero-gradient rule."""
+
+    rows: str = "retained"
+    mass: float | None = None
+    feasible: bool = False
+    anchor: str = "origin"
+    damping: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """B, G, R and the flow of one tensor, [1, ...]."""
+
+    bpfm: np.ndarray
+    coefficients: np.ndarray
+    retained: np.ndarray
+
+    @property
+    def flow(self) -> np.ndarray:
+        return flow(self.bpfm, self.coefficients)
+
+
+def cascade(
+    model: ModelProto, x: np.ndarray, spine: Sequence[str], scores: str, target: int, options: Options
+) -> dict[str, Layer]:
+    """METHOD.md section 2 with dense matrices, for a spine whose segments are Relus or solved by least squares.
+
+    A tensor made by a Relu lies in [0, inf); a neuron is on where the next Relu from it on is positive.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    values = tensors(model, x, list(spine[1:])) | {spine[0]: np.asarray(x, np.float64)}
+    head = Linearised.of(Function(model, spine[-1], scores, x), values[spine[-1]])
+    layers: dict[str, Layer] = {}
+    upper, coefficients, preimage = None, head.matrix[target].reshape(values[spine[-1]].shape), values[spine[-1]]
+    for position in range(len(spine) - 1, -1, -1):
+        name = spine[position]
+        if upper is not None:
+            linear = Linearised.of(Function(model, name, spine[position + 1], x), values[name])
+            coefficients = linear.pull(upper.coefficients)
+            if made_by[spine[position + 1]].op_type == "Relu":
+                preimage = upper.bpfm
+            else:
+                preimage = _solve(linear, upper, _on(values, made_by, spine[position + 1 :]), options,
+                                  name in made_by and made_by[name].op_type == "Relu")  # fmt: skip
+        retained = coefficients != 0
+        if options.mass is not None:
+            retained = smallest_set(np.abs(values[name] * coefficients), options.mass)
+        upper = Layer(np.where(retained, preimage, 0), np.where(retained, coefficients, 0), retained)
+        layers[name] = upper
+    return layers
+
+
+def _on(values: dict[str, np.ndarray], made_by: dict[str, onnx.NodeProto], names: Sequence[str]) -> np.ndarray:
+    following = next(name for name in names if made_by[name].op_type == "Relu")
+    return values[following] > 0
+
+
+def _solve(linear: Linearised, upper: Layer, on: np.ndarray, options: Options, from_relu: bool) -> np.ndarray:
+    rows = {
+        "retained": upper.retained,
+        "active": upper.retained | on,
+        "all": np.ones_like(upper.retained),
+    }[options.rows]
+    anchored = options.anchor == "activation" or (options.anchor == "signed" and not from_relu)
+    bounds = (0.0, np.inf) if options.feasible and from_relu else (-np.inf, np.inf)
+    return linear.preimage(upper.bpfm, rows, damping=options.damping, anchored=anchored, bounds=bounds)

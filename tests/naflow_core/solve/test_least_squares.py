@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naflow_core.solve import Stopping, bounded_least_squares, least_squares
 from scipy.optimize import lsq_linear
 from scipy.sparse.linalg import lsmr
+
+from naflow_core.solve import Stopping, bounded_least_squares, least_squares
 
 TIGHT = Stopping(tolerance=1e-6, max_iterations=2000)
 
@@ -94,7 +95,9 @@ def test_too_few_iterations_are_reported():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([(12, 7), (9, 2)]), st.sampled_from([(0.0, np.inf), (0.0, 0.6)]))
+@given(
+    st.integers(0, 10_000), st.sampled_from([(12, 7), (9, 2)]), st.sampled_from([(0.0, np.inf), (0.0, 0.6)])
+)
 def test_bounded_solution_equals_scipy(seed, shape, bounds):
     generator = np.random.default_rng(seed)
     a = generator.standard_normal(shape).astype(np.float32)
@@ -103,7 +106,8 @@ def test_bounded_solution_equals_scipy(seed, shape, bounds):
     reference = lsq_linear(a.astype(float), b, bounds, tol=1e-12)
     np.testing.assert_allclose(ours.x[0], reference.x, atol=3e-4)
     assert ours.converged.all()
-    assert ours.x.min() >= bounds[0] and ours.x.max() <= np.float32(bounds[1])
+    assert ours.x.min() >= bounds[0]
+    assert ours.x.max() <= np.float32(bounds[1])
 
 
 def test_bounded_solve_is_per_picture():
@@ -111,10 +115,14 @@ def test_bounded_solve_is_per_picture():
     systems = [generator.standard_normal((12, 7)).astype(np.float32) * scale for scale in (1, 50, 0.02)]
     b = generator.standard_normal((3, 12)).astype(np.float32)
     forward, adjoint = batch_of(systems)
-    together = bounded_least_squares(forward, adjoint, jnp.asarray(b), jnp.zeros((3, 7)), 0.0, jnp.inf, stopping=TIGHT)
+    together = bounded_least_squares(
+        forward, adjoint, jnp.asarray(b), jnp.zeros((3, 7)), 0.0, jnp.inf, stopping=TIGHT
+    )
     for i, a in enumerate(systems):
         reference = lsq_linear(a.astype(float), b[i], (0, np.inf), tol=1e-12)
-        np.testing.assert_allclose(together.x[i], reference.x, rtol=2e-3, atol=2e-4 * np.abs(reference.x).max())
+        np.testing.assert_allclose(
+            together.x[i], reference.x, rtol=2e-3, atol=2e-4 * np.abs(reference.x).max()
+        )
 
 
 @pytest.mark.parametrize("bounds", [(0.0, np.inf), (-0.5, 0.5)])
@@ -123,6 +131,8 @@ def test_a_feasible_start_that_solves_the_system_is_kept(bounds):
     a = generator.standard_normal((5, 12)).astype(np.float32)  # many solutions
     x = np.clip(generator.standard_normal((1, 12)), *bounds).astype(np.float32)
     forward, adjoint = batch_of([a])
-    solved = bounded_least_squares(forward, adjoint, forward(jnp.asarray(x)), jnp.asarray(x), *bounds, stopping=TIGHT)
+    solved = bounded_least_squares(
+        forward, adjoint, forward(jnp.asarray(x)), jnp.asarray(x), *bounds, stopping=TIGHT
+    )
     np.testing.assert_array_equal(solved.x, x)
     assert solved.iterations[0] == 0

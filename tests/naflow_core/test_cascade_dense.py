@@ -1,0 +1,63 @@
+"""The public path against the cascade computed with explicit matrices (METHOD.md sections 2 to 4)."""
+
+from __future__ import annotations
+
+import functools
+
+import naflow_core as nf
+import numpy as np
+import pytest
+
+from support import replicas
+from support.blocks import BLOCKS, SPINE, network, picture
+from support.replicas import Options
+
+load = functools.cache(lambda name: nf.load(network(name)))
+
+CASES = {
+    "paper": Options(),
+    "active-rows": Options(rows="active", damping=0.1),
+    "all-rows": Options(rows="all", damping=0.3),
+    "anchored": Options(anchor="activation"),
+    "signed": Options(anchor="signed", feasible=True, damping=0.2, mass=0.95),
+    "feasible": Options(feasible=True, damping=0.2, mass=0.9),
+}
+RUNS = [
+    *(("residual", case) for case in CASES),
+    *((name, case) for name in BLOCKS if name != "residual" for case in ("paper", "feasible")),
+]
+
+
+def method(options: Options) -> nf.Method:
+    abandon = nf.Abandonment("zero-gradient") if options.mass is None else nf.Abandonment("mass", options.mass)
+    return nf.Method(
+        rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,
+        damping=options.damping, tolerance=1e-6, max_iterations=5000,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "case"), RUNS)
+def test_flows_equal_the_dense_cascade(name, case):
+    options, x = CASES[case], picture(1)
+    explanation = load(name).explain(x, method=method(options), layers="spine")
+    assert explanation.plan.spine == SPINE
+    expected = replicas.cascade(network(name), x, SPINE, "y", int(explanation.prediction.target[0]), options)
+    flows = {flow.tensor: flow for flow in explanation}
+    assert set(flows) == set(SPINE)
+    for tensor, layer in expected.items():
+        got = flows[tensor]
+        np.testing.assert_allclose(
+            got.map, layer.flow, atol=3e-3 * layer.flow.max(), err_msg=f"flow of {tensor}"
+        )
+        assert got.diagnostics.retained_fraction[0] == pytest.approx(layer.retained.mean(), abs=1e-6)
+        assert got.diagnostics.converged[0]
+
+
+def test_the_dense_cascade_tells_the_options_apart():
+    """Otherwise the comparison above would hold whatever the options did."""
+    x = picture(1)
+    flows = {case: replicas.cascade(network("residual"), x, SPINE, "y", 0, options)["r0"].flow for case, options in CASES.items()}
+    for one in flows:
+        for other in flows:
+            if one < other:
+                assert np.abs(flows[one] - flows[other]).max() > 0.01 * flows[one].max(), (one, other)
