@@ -29,7 +29,7 @@ def contribution_mass(activation: Array, coefficients: Array, mass: Array | floa
     Returns:
         boolean, shape of the input; where every contribution is zero nothing is retained.
     """
-    contribution = jnp.abs(activation * coefficients).astype(jnp.float32)
+    contribution = jnp.abs(_in_range(activation) * _in_range(coefficients)).astype(jnp.float32)
     flat = contribution.reshape(contribution.shape[0], -1)
     wanted = mass * jnp.sum(flat, axis=1, keepdims=True)
     bits = jax.lax.bitcast_convert_type(flat, jnp.int32)
@@ -44,3 +44,10 @@ def contribution_mass(activation: Array, coefficients: Array, mass: Array | floa
     high = jnp.max(bits, axis=1, keepdims=True) + 1
     low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
     return ((bits >= low) & (flat > 0)).reshape(activation.shape)
+
+
+def _in_range(values: Array) -> Array:
+    """Each picture over a power of two near its largest value: no digit changes, and products stay finite."""
+    largest = jnp.max(jnp.abs(values), axis=tuple(range(1, values.ndim)), keepdims=True)
+    _, exponent = jnp.frexp(largest)
+    return jnp.ldexp(values, -jnp.where(jnp.isfinite(largest) & (largest > 0), exponent, 0))

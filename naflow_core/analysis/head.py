@@ -13,6 +13,7 @@ from naflow_core.model.program import Program, Step
 
 SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"})
+QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 PASSING = frozenset({"Identity", "Dropout", "Cast", "Transpose"})
 
@@ -25,7 +26,7 @@ class Head:
         source: the explained graph input.
         output: the explained graph output.
         scores: the tensor whose elements are the logits: the input of a closing Softmax, LogSoftmax or
-            Sigmoid, else the output itself.
+            Sigmoid, else the output itself; in a quantised graph as it was before quantisation.
         squashed_by: op type of that closing node, "" if there is none.
         top: the top feature map.
         is_feature_map: the output itself has spatial axes (no class scores).
@@ -110,12 +111,29 @@ def _step_making(program: Program, name: str) -> Step | None:
 def _before_squashing(program: Program, output: str) -> tuple[str, str]:
     name = output
     step = _step_making(program, name)
-    while step is not None and step.node.op_type in SHAPE_ONLY and isinstance(step.sources[0], str):
+    while (
+        step is not None and step.node.op_type in SHAPE_ONLY | QUANTISING and isinstance(step.sources[0], str)
+    ):
         name = step.sources[0]
         step = _step_making(program, name)
     if step is not None and step.node.op_type in SQUASHING and isinstance(step.sources[0], str):
-        return step.sources[0], step.node.op_type
-    return output, ""
+        return _before_quantising(program, step.sources[0]), step.node.op_type
+    return _before_quantising(program, output), ""
+
+
+def _before_quantising(program: Program, name: str) -> str:
+    """The scores before they were quantised: the best class often lies at the end of the integers' range, where
+    quantisation has no derivative left."""
+    found = name
+    step = _step_making(program, name)
+    while (
+        step is not None and step.node.op_type in SHAPE_ONLY | QUANTISING and isinstance(step.sources[0], str)
+    ):
+        name = step.sources[0]
+        if step.node.op_type == "QuantizeLinear":
+            found = name
+        step = _step_making(program, name)
+    return found
 
 
 def _find_top(program: Program, spine: Iterable[str], spatial: list[str], scores: str) -> str:

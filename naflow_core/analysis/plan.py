@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 
 from naflow_core.analysis.head import Head, find_head
-from naflow_core.analysis.spine import cut_vertices, post_dominator
+from naflow_core.analysis.spine import cut_vertices
 from naflow_core.errors import AnalysisError
 from naflow_core.inverse.registry import FROZEN_GATE, LEAST_SQUARES, Rule, RuleRegistry, Site
 from naflow_core.inverse.registry import REGISTRY as RULES
@@ -103,23 +104,39 @@ class Plan:
         """
         if segment.kind == "node":
             return ()
-        names = [name for step in segment.steps for name in step.outputs if name and name != segment.target]
-        position = {name: i for i, name in enumerate(names)}
-        found = []
-        for name in reversed(names):
-            if not self._leads_to(name, segment.target) or name in self.program.integers:
-                continue
-            target = post_dominator(self.program, name, segment.target)
-            if target == segment.target or target in position:
-                found.append(make_segment(self.program, name, target, following=()))
-        return tuple(found)
+        if segment.source not in self._interiors:
+            self._interiors[segment.source] = self._find_interior(segment)
+        return self._interiors[segment.source]
 
     def interior_for(self, segment: Segment, wanted: Set[str]) -> tuple[Segment, ...]:
-        """The steps inside a composite, if any wanted tensor lies there."""
+        """The steps inside a composite that lead to the wanted tensors, deepest first."""
         inside = {name for step in segment.steps for name in step.outputs} - {segment.target}
-        if not inside & wanted:
+        needed = inside & wanted
+        if not needed:
             return ()
-        return tuple(part for part in self.interior(segment) if part.source in self.layouts)
+        parts = self.interior(segment)
+        for part in reversed(parts):  # on the way to a wanted tensor, others that have no map themselves
+            if part.source in needed:
+                needed.add(part.target)
+        return tuple(part for part in parts if part.source in needed)
+
+    @functools.cached_property
+    def _interiors(self) -> dict[str, tuple[Segment, ...]]:
+        return {}
+
+    def _find_interior(self, segment: Segment) -> tuple[Segment, ...]:
+        names = [name for step in segment.steps for name in step.outputs if name and name != segment.target]
+        later = self.spine[self.spine.index(segment.target) + 1 :]
+        following = {segment.target: later}
+        found = []
+        for name in reversed(names):
+            if name in self.program.integers or not self._leads_to(name, segment.target):
+                continue
+            behind = cut_vertices(self.program, name, segment.target)[1:]
+            target = next(other for other in behind if other not in self.program.integers)
+            following[name] = (target, *following[target])
+            found.append(make_segment(self.program, name, target, following[target]))
+        return tuple(found)
 
     def _leads_to(self, name: str, target: str) -> bool:
         return target in self.program.shapes and bool(self.program.between(name, (target,)))

@@ -31,11 +31,6 @@ def cut_vertices(program: Program, source: str, sink: str) -> tuple[str, ...]:
     return tuple(n for n in order if total and from_source.get(n, 0) * to_sink.get(n, 0) == total)
 
 
-def post_dominator(program: Program, source: str, sink: str) -> str:
-    """The first tensor after `source` that every path from it to `sink` passes through."""
-    return cut_vertices(program, source, sink)[1]
-
-
 def _tensor_sources(program: Program, position: int) -> list[str]:
     """Distinct dynamic inputs of a step: a tensor that is read twice by one step is one edge."""
     sources = program.steps[position].sources

@@ -101,7 +101,10 @@ def broken_models(folder: Path) -> dict[str, tuple[Path, str]]:
 )
 def test_broken_model(name: str, tmp_path: Path, out: Path) -> None:
     path, reason = broken_models(tmp_path)[name]
-    refused(naflow("explain", path, demo_picture(), "--out", out, "--preprocess", DEMO / "preprocess.json"), reason)
+    refused(
+        naflow("explain", path, demo_picture(), "--out", out, "--preprocess", DEMO / "preprocess.json"),
+        reason,
+    )
     if name not in ("two", "unsupported"):  # these two may be looked at
         refused(naflow("inspect", path), reason)
     if name != "two":
@@ -145,8 +148,22 @@ def broken_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "shape", "rank", "int", "nan", "objects", "none", "empty array file", "damaged", "pixel", "line",
-        "empty picture", "cut", "text", "folder", "missing", "missing array",
+        "shape",
+        "rank",
+        "int",
+        "nan",
+        "objects",
+        "none",
+        "empty array file",
+        "damaged",
+        "pixel",
+        "line",
+        "empty picture",
+        "cut",
+        "text",
+        "folder",
+        "missing",
+        "missing array",
     ],
 )
 def test_broken_input(name: str, tmp_path: Path, out: Path) -> None:
@@ -246,7 +263,14 @@ def test_manifest_that_is_not_one(content: bytes | None, reason: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("target", 3), ("layers", None), ("batch_size", "2"), ("preprocess", "unit"), ("method", {}), ("inputs", [])],
+    [
+        ("target", 3),
+        ("layers", None),
+        ("batch_size", "2"),
+        ("preprocess", "unit"),
+        ("method", {}),
+        ("inputs", []),
+    ],
 )
 def test_manifest_with_a_wrong_field(
     key: str, value: object, demo_run: tuple[Path, Ended], tmp_path: Path, out: Path
@@ -258,7 +282,9 @@ def test_manifest_with_a_wrong_field(
 
 
 def test_manifest_settles_the_options(demo_run: tuple[Path, Ended], out: Path) -> None:
-    ended = naflow("explain", "--manifest", demo_run[0] / "manifest.json", "--out", out, "--target", "class:1")
+    ended = naflow(
+        "explain", "--manifest", demo_run[0] / "manifest.json", "--out", out, "--target", "class:1"
+    )
     refused(ended, "--target and --manifest exclude each other")
 
 
@@ -294,7 +320,10 @@ def test_out_may_not_be_written(exists: bool) -> None:
 
 
 def test_real_process_says_the_same(out: Path) -> None:
-    refused(naflow_process("explain", DEMO_MODEL, "missing.png", "--out", out, *DEMO_OPTIONS), "missing.png: no such")
+    refused(
+        naflow_process("explain", DEMO_MODEL, "missing.png", "--out", out, *DEMO_OPTIONS),
+        "missing.png: no such",
+    )
     refused(naflow_process(), "no command")
 
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from naflow_client import load_picture
+from onnx import helper
 from PIL import Image
 
+from naflow_client import load_picture
 from support.command_line import DEMO, DEMO_MODEL, Ended, demo_picture, explain_demo, naflow
+from support.onnx_graphs import make_model
 from support.shapes_of_json import OneOf, mismatches
 
 SCORED = {"class": int, "label": str, "score": float}
@@ -50,7 +53,11 @@ MANIFEST = {
     "seed": int,
     "warnings": [str],
     "layers": [LAYER],
-    "run": {"inputs": [{"path": str, "sha256": str}], "preprocess": OneOf(None, dict), "labels": OneOf(None, dict)},
+    "run": {
+        "inputs": [{"path": str, "sha256": str}],
+        "preprocess": OneOf(None, dict),
+        "labels": OneOf(None, dict),
+    },
 }
 BLOCKS = [
     "stem_relu",
@@ -184,9 +191,18 @@ def test_assumed_preprocessing_is_said_once(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", demo_tensor(3))
     ended = naflow("explain", DEMO_MODEL, tmp_path / "x.npy", "--out", tmp_path / "a")
     assert (ended.status, "no --preprocess" in ended.stderr) == (0, False)
-    ended = naflow("explain", DEMO_MODEL, demo_picture(), "--out", tmp_path / "b")
-    assert ended.status == 2  # three channels do not fit; the note comes before the refusal
-    assert ended.stderr.splitlines()[0].startswith("naflow: no --preprocess given: assuming 'imagenet'")
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["y"]),
+    ]
+    onnx.save(make_model(nodes, {"x": [1, 3, 16, 16]}, constants=weights), tmp_path / "colour.onnx")
+    ended = naflow("explain", tmp_path / "colour.onnx", demo_picture(), "--out", tmp_path / "b", "--json")
+    assert ended.status == 0
+    assumed = "no --preprocess given: assuming 'imagenet'"
+    assert ended.stderr.count(assumed) == 1
+    assert ended.json["warnings"][0].startswith(assumed)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +242,9 @@ def test_target(target: str, expected: int, tmp_path: Path, demo_run: tuple[Path
     words = ["zero", "one", "two", "three", "four", "five, quintet", "six", "seven", "eight", "nine"]
     labels.write_text("\n".join(words), encoding="utf-8")
     text = target.replace("NAME", "Quintet")
-    ended = explain_demo(tmp_path / "out", "--target", text, "--labels", labels, "--json", "--layers", "top_relu")
+    ended = explain_demo(
+        tmp_path / "out", "--target", text, "--labels", labels, "--json", "--layers", "top_relu"
+    )
     assert ended.status == 0
     assert ended.json["target"]["class"] == expected
     assert ended.json["target"]["label"] == words[expected].split(",")[0]
@@ -278,7 +296,9 @@ def test_single_option_changes_the_maps(
     assert ended.status == 0
     reference = manifest_of(demo_run[0])["method"]
     assert ended.json["method"] == {**reference, key: expected}
-    assert not np.array_equal(flows(tmp_path / "out")["000:deepen_relu"], flows(demo_run[0])["006:deepen_relu"])
+    assert not np.array_equal(
+        flows(tmp_path / "out")["000:deepen_relu"], flows(demo_run[0])["006:deepen_relu"]
+    )
 
 
 def test_unfinished_solve_is_a_warning(tmp_path: Path) -> None:
@@ -296,13 +316,21 @@ def test_several_pictures(demo_batch: Path, demo_run: tuple[Path, Ended]) -> Non
     for key, value in flows(demo_run[0]).items():
         np.testing.assert_allclose(maps[key][0], value, rtol=1e-5, atol=1e-6)
     manifest = manifest_of(demo_batch)
-    assert [picture["input"] for picture in manifest["pictures"]] == ["digit_3.png", "digit_7.png", "digit_8.png"]
+    assert [picture["input"] for picture in manifest["pictures"]] == [
+        "digit_3.png",
+        "digit_7.png",
+        "digit_8.png",
+    ]
     assert [picture["target"]["class"] for picture in manifest["pictures"]] == [3, 7, 8]
     assert all(len(layer["iterations"]) == 3 for layer in manifest["layers"])
     folders = sorted(path.name for path in (demo_batch / "overlays").iterdir())
     assert folders == ["000-digit_3", "001-digit_7", "002-digit_8"]
     assert all(len(list((demo_batch / "overlays" / name).iterdir())) == len(BLOCKS) for name in folders)
-    assert sorted(path.name for path in demo_batch.glob("*.gif")) == ["flow-001.gif", "flow-002.gif", "flow.gif"]
+    assert sorted(path.name for path in demo_batch.glob("*.gif")) == [
+        "flow-001.gif",
+        "flow-002.gif",
+        "flow.gif",
+    ]
 
 
 def test_batch_size_does_not_matter(demo_batch: Path, tmp_path: Path) -> None:
@@ -319,7 +347,9 @@ def test_batch_size_does_not_matter(demo_batch: Path, tmp_path: Path) -> None:
 def test_arrays_and_pictures_agree(demo_batch: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", demo_tensor(3, 7))
     np.savez(tmp_path / "y.npz", image=demo_tensor(8)[0])
-    ended = naflow("explain", DEMO_MODEL, tmp_path / "x.npy", tmp_path / "y.npz", "--out", tmp_path / "out", "--json")
+    ended = naflow(
+        "explain", DEMO_MODEL, tmp_path / "x.npy", tmp_path / "y.npz", "--out", tmp_path / "out", "--json"
+    )
     assert ended.status == 0
     assert [picture["input"] for picture in ended.json["pictures"]] == ["x.npy[0]", "x.npy[1]", "y.npz"]
     assert ended.json["run"]["preprocess"] is None

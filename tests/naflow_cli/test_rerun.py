@@ -25,7 +25,13 @@ def test_same_bytes(demo_run: tuple[Path, Ended], tmp_path: Path) -> None:
 
 def test_same_bytes_from_another_process(demo_run: tuple[Path, Ended], tmp_path: Path) -> None:
     ended = naflow_process(
-        "explain", "--manifest", demo_run[0] / "manifest.json", "--out", tmp_path / "again", "--json", cwd=tmp_path
+        "explain",
+        "--manifest",
+        demo_run[0] / "manifest.json",
+        "--out",
+        tmp_path / "again",
+        "--json",
+        cwd=tmp_path,
     )
     assert ended.status == 0, ended.stderr
     assert ended.json["layers"]
@@ -33,13 +39,17 @@ def test_same_bytes_from_another_process(demo_run: tuple[Path, Ended], tmp_path:
 
 
 def test_same_bytes_for_several_pictures(demo_batch: Path, tmp_path: Path) -> None:
-    assert naflow("explain", "--manifest", demo_batch / "manifest.json", "--out", tmp_path / "again").status == 0
+    assert (
+        naflow("explain", "--manifest", demo_batch / "manifest.json", "--out", tmp_path / "again").status == 0
+    )
     assert bytes_of(tmp_path / "again") == bytes_of(demo_batch)
 
 
 def test_manifest_of_a_rerun_is_the_same_manifest(demo_run: tuple[Path, Ended], tmp_path: Path) -> None:
     first = json.loads((demo_run[0] / "manifest.json").read_text(encoding="utf-8"))
-    ended = naflow("explain", "--manifest", demo_run[0] / "manifest.json", "--out", tmp_path / "again", "--json")
+    ended = naflow(
+        "explain", "--manifest", demo_run[0] / "manifest.json", "--out", tmp_path / "again", "--json"
+    )
     second = ended.json
     for manifest in (first, second):
         for layer in manifest["layers"]:
@@ -107,15 +117,40 @@ def test_files_may_have_moved(moved: tuple[Path, Path, Path], tmp_path: Path) ->
     ended = naflow("explain", "--manifest", manifest, "--out", tmp_path / "again")
     assert ended.status == 2
     assert "no such file" in ended.stderr.lower()
-    ended = naflow("explain", tmp_path / "m.onnx", tmp_path / "p.png", "--manifest", manifest, "--out", tmp_path / "again")
+    ended = naflow(
+        "explain",
+        tmp_path / "m.onnx",
+        tmp_path / "p.png",
+        "--manifest",
+        manifest,
+        "--out",
+        tmp_path / "again",
+    )
     assert ended.status == 0, ended.stderr
     assert bytes_of(tmp_path / "again") == bytes_of(manifest.parent)
-    ended = naflow("explain", DEMO / "inputs" / "truth.json", tmp_path / "p.png", "--manifest", manifest, "--out", tmp_path / "x")
+    ended = naflow(
+        "explain",
+        DEMO / "inputs" / "truth.json",
+        tmp_path / "p.png",
+        "--manifest",
+        manifest,
+        "--out",
+        tmp_path / "x",
+    )
     assert ended.status == 2
-    ended = naflow("explain", tmp_path / "m.onnx", demo_picture(9), "--manifest", manifest, "--out", tmp_path / "x")
+    ended = naflow(
+        "explain", tmp_path / "m.onnx", demo_picture(9), "--manifest", manifest, "--out", tmp_path / "x"
+    )
     refused(ended, "digit_9.png", tmp_path / "x")
     ended = naflow(
-        "explain", tmp_path / "m.onnx", tmp_path / "p.png", tmp_path / "p.png", "--manifest", manifest, "--out", tmp_path / "x"
+        "explain",
+        tmp_path / "m.onnx",
+        tmp_path / "p.png",
+        tmp_path / "p.png",
+        "--manifest",
+        manifest,
+        "--out",
+        tmp_path / "x",
     )
     assert "made from 1 inputs, 2 are given" in ended.stderr
 

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import naflow_core as nf
 import pytest
-from naflow_cli.staging import staged
 
+import naflow_core as nf
+from naflow_cli.staging import staged
 from support.command_line import (
     DEMO_MODEL,
     DEMO_OPTIONS,
@@ -52,7 +52,12 @@ def test_new_folder(tmp_path: Path) -> None:
 
 
 def test_earlier_results_go_and_other_files_stay(tmp_path: Path) -> None:
-    mine = {"notes.txt": "mine", "overlays/mine.png": "mine", "overlays/x/000-mine.png": "mine", "data/000-a.png": "mine"}
+    mine = {
+        "notes.txt": "mine",
+        "overlays/mine.png": "mine",
+        "overlays/x/000-mine.png": "mine",
+        "data/000-a.png": "mine",
+    }
     earlier = {
         "manifest.json": "old",
         "flow-001.gif": "old",
@@ -96,7 +101,12 @@ def test_failure_while_moving_puts_everything_back(tmp_path: Path) -> None:
     with pytest.raises(nf.OptionError, match=r"report\.html.* cannot be replaced"):
         blocked()
     assert everything(tmp_path) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["flows.npz", "manifest.json", "overlays", "report.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "flows.npz",
+        "manifest.json",
+        "overlays",
+        "report.html",
+    ]
 
 
 def test_explaining_twice_into_one_folder(tmp_path: Path) -> None:
@@ -111,7 +121,9 @@ def test_explaining_twice_into_one_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_late_failure_of_a_run_leaves_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_failure_of_a_run_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     assert explain_demo(out, "--layers", "top_relu").status == 0
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -140,7 +152,16 @@ def test_interrupt_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command("explain", DEMO_MODEL, demo_picture(), "--out", tmp_path / "out", *DEMO_OPTIONS, "--layers", "nodes"),
+        command(
+            "explain",
+            DEMO_MODEL,
+            demo_picture(),
+            "--out",
+            tmp_path / "out",
+            *DEMO_OPTIONS,
+            "--layers",
+            "nodes",
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

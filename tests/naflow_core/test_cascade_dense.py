@@ -29,7 +29,9 @@ RUNS = [
 
 
 def method(options: Options) -> nf.Method:
-    abandon = nf.Abandonment("zero-gradient") if options.mass is None else nf.Abandonment("mass", options.mass)
+    abandon = (
+        nf.Abandonment("zero-gradient") if options.mass is None else nf.Abandonment("mass", options.mass)
+    )
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,
         damping=options.damping, tolerance=1e-6, max_iterations=5000,
@@ -56,7 +58,10 @@ def test_flows_equal_the_dense_cascade(name, case):
 def test_the_dense_cascade_tells_the_options_apart():
     """Otherwise the comparison above would hold whatever the options did."""
     x = picture(1)
-    flows = {case: replicas.cascade(network("residual"), x, SPINE, "y", 0, options)["r0"].flow for case, options in CASES.items()}
+    flows = {
+        case: replicas.cascade(network("residual"), x, SPINE, "y", 0, options)["r0"].flow
+        for case, options in CASES.items()
+    }
     for one in flows:
         for other in flows:
             if one < other:

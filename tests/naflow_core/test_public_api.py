@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import naflow_core as nf
 import numpy as np
 import onnx
 import pytest
-from naflow_core import cascade, errors
-from naflow_core.flow import Flow
 from onnx import helper
 
+import naflow_core as nf
+from naflow_core import cascade, errors
+from naflow_core.flow import Flow
 from support import custom_operator
 from support.onnx_graphs import make_model
 
@@ -25,7 +25,9 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "digits_in_clutter" / 
 STATUS = Path("/proc/self/status")
 
 
-def small_model(*middle: onnx.NodeProto, after: str = "a", opsets: dict[str, int] | None = None) -> onnx.ModelProto:
+def small_model(
+    *middle: onnx.NodeProto, after: str = "a", opsets: dict[str, int] | None = None
+) -> onnx.ModelProto:
     """Conv, `middle` (from "a" to `after`), Conv, Relu, global average pooling, Gemm: 4 classes of [N, 2, 8, 8]."""
     rng = np.random.default_rng(7)
     constants = {
@@ -120,9 +122,7 @@ def test_path_bytes_and_proto_give_the_same(x: np.ndarray, tmp_path: Path) -> No
     proto = small_model(helper.make_node("Relu", ["a"], ["b"]), after="b")
     path = tmp_path / "m.onnx"
     onnx.save(proto, path)
-    maps = [
-        next(nf.load(source).explain(x)).map for source in (path, str(path), path.read_bytes(), proto)
-    ]
+    maps = [next(nf.load(source).explain(x)).map for source in (path, str(path), path.read_bytes(), proto)]
     for other in maps[1:]:
         np.testing.assert_array_equal(other, maps[0])
 
@@ -269,7 +269,9 @@ def test_memory_does_not_grow() -> None:
 
     def explain(times: int) -> None:
         for _ in range(times):
-            model.explain(rng.random((1, 1, 64, 64), np.float32), layers=["deepen_relu", "top_relu"]).collect()
+            model.explain(
+                rng.random((1, 1, 64, 64), np.float32), layers=["deepen_relu", "top_relu"]
+            ).collect()
 
     explain(20)
     gc.collect()

@@ -39,9 +39,15 @@ class Net:
     def bias(self, name: str, count: int) -> str:
         return self.constant(name, self._random.uniform(-0.2, 0.3, count).astype(np.float32))
 
-    def conv(self, source: str, output: str, inputs: int, outputs: int, kernel: int = 3, **attributes: object) -> str:
+    def conv(
+        self, source: str, output: str, inputs: int, outputs: int, kernel: int = 3, **attributes: object
+    ) -> str:
         pad = kernel // 2
-        operands = [source, self.weight(f"w_{output}", outputs, inputs, kernel, kernel), self.bias(f"b_{output}", outputs)]
+        operands = [
+            source,
+            self.weight(f"w_{output}", outputs, inputs, kernel, kernel),
+            self.bias(f"b_{output}", outputs),
+        ]
         return self.add("Conv", operands, output, pads=[pad] * 4, **attributes)
 
     def dense(self, source: str, output: str, inputs: int, outputs: int) -> str:
@@ -89,7 +95,7 @@ def dense_block(net: Net) -> None:
     net.add("Concat", ["r0", "r1"], "k1", axis=1)
     net.conv("k1", "c2", CHANNELS + 2, 2)
     net.add("Relu", ["c2"], "r2")
-    net.add("Concat", ["k1", "r2"], "b", axis=1)
+    net.add("Concat", ["r0", "r1", "r2"], "b", axis=1)
 
 
 BLOCKS: dict[str, tuple[Callable[[Net], None], int]] = {

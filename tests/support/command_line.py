@@ -69,11 +69,19 @@ def environment() -> dict[str, str]:
 def naflow_process(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> Ended:
     """Run the command as a process of its own."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(), cwd=cwd, timeout=timeout, check=False
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def explain_demo(out: Path, *options: object, pictures: Sequence[Path] | None = None) -> Ended:
     """`naflow explain` of the demo network, with its preprocessing and labels."""
-    return naflow("explain", DEMO_MODEL, *(pictures or [demo_picture()]), "--out", out, *DEMO_OPTIONS, *options)
+    return naflow(
+        "explain", DEMO_MODEL, *(pictures or [demo_picture()]), "--out", out, *DEMO_OPTIONS, *options
+    )

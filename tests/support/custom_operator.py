@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-import naflow_core as nf
 import numpy as np
+
+import naflow_core as nf
 
 DOMAIN = "com.example"
 

@@ -94,7 +94,9 @@ def _scalar_functions() -> list[Row]:
 
 def _arithmetic() -> list[Row]:
     c = CHANNELS.reshape(3, 1, 1)
-    other = np.where(np.abs(floats(2, 3, 4, 6, seed=5)) < 0.3, 0.0, floats(2, 3, 4, 6, seed=5)).astype(np.float32)
+    other = np.where(np.abs(floats(2, 3, 4, 6, seed=5)) < 0.3, 0.0, floats(2, 3, 4, 6, seed=5)).astype(
+        np.float32
+    )
     rows = []
     for op, position, operand in (
         *(("Add", p, o) for p in (0, 1) for o in (scalar(1.5), c, other)),
@@ -103,7 +105,9 @@ def _arithmetic() -> list[Row]:
         ("Div", 0, scalar(-2.0)),
         ("Div", 0, positive(3, 1, 1)),
     ):
-        rows.append(Row(op, "affine", "linear", (X, operand) if position == 0 else (operand, X), {}, position))
+        rows.append(
+            Row(op, "affine", "linear", (X, operand) if position == 0 else (operand, X), {}, position)
+        )
     rows.append(Row("Sum", "affine", "linear", (X, c, other)))
     rows.append(Row("Sum", "affine", "linear", (c, X), {}, 1))
     batch = (CHANNELS, floats(3, seed=1), floats(3, seed=2), positive(3))

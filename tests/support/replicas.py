@@ -1,7 +1,7 @@
 """Slow dense re-implementations of the method in plain numpy float64, to hold the product against.
 
 The forward functions run in ONNX's reference evaluator (float64, no JAX); Jacobians are explicit matrices from
-central differences; every inverse is a dense solve. One picture at a time, tiny graphs only.
+differences; every inverse is a dense solve. One picture at a time, tiny graphs only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from scipy.optimize import lsq_linear
 from scipy.sparse.linalg import lsmr
 
-STEP = 1e-6
+STEP = 1e-5
 
 
 class Function:
@@ -102,13 +102,17 @@ def _between(model: ModelProto, source: str, target: str) -> tuple[list[onnx.Nod
 
 
 def jacobian(function: Function, x: np.ndarray) -> np.ndarray:
-    """Explicit Jacobian [outputs, inputs] at one picture x [1, ...]."""
+    """Explicit Jacobian [outputs, inputs] at one picture x [1, ...].
+
+    Second-order differences from the left: at 0 a Relu has the derivative 0 there, as in the product.
+    """
     flat = np.asarray(x, np.float64).reshape(1, -1)
     step = STEP * max(1.0, float(np.abs(flat).max()))
     moves = step * np.eye(flat.size)
-    both = np.concatenate([flat + moves, flat - moves]).reshape(-1, *x.shape[1:])
-    values = function(both).reshape(2, flat.size, -1)
-    matrix = (values[0] - values[1]).T / (2 * step)
+    points = np.concatenate([flat, flat - moves, flat - 2 * moves]).reshape(-1, *x.shape[1:])
+    values = function(points).reshape(2 * flat.size + 1, -1)
+    near, far = values[0] - values[1 : flat.size + 1], values[0] - values[flat.size + 1 :]
+    matrix = (4 * near - far).T / (2 * step)
     matrix[np.abs(matrix) < 1e-8 * max(np.abs(matrix).max(), 1e-30)] = 0.0  # what differences leave of a zero
     return matrix
 
@@ -234,7 +238,11 @@ def cascade(
     values = tensors(model, x, list(spine[1:])) | {spine[0]: np.asarray(x, np.float64)}
     head = Linearised.of(Function(model, spine[-1], scores, x), values[spine[-1]])
     layers: dict[str, Layer] = {}
-    upper, coefficients, preimage = None, head.matrix[target].reshape(values[spine[-1]].shape), values[spine[-1]]
+    upper, coefficients, preimage = (
+        None,
+        head.matrix[target].reshape(values[spine[-1]].shape),
+        values[spine[-1]],
+    )
     for position in range(len(spine) - 1, -1, -1):
         name = spine[position]
         if upper is not None:
@@ -253,7 +261,9 @@ def cascade(
     return layers
 
 
-def _on(values: dict[str, np.ndarray], made_by: dict[str, onnx.NodeProto], names: Sequence[str]) -> np.ndarray:
+def _on(
+    values: dict[str, np.ndarray], made_by: dict[str, onnx.NodeProto], names: Sequence[str]
+) -> np.ndarray:
     following = next(name for name in names if made_by[name].op_type == "Relu")
     return values[following] > 0
 

@@ -34,7 +34,9 @@ class RuleRun:
         loaded = nf.load(self.model)
         self._source, self._target = NAMES.get(row.op_type, ("x", "y"))
         self._exposed = loaded.loaded.serialized_with_outputs([self._target])
-        self.x0 = x if self._source == "x" else self._value(loaded.loaded.serialized_with_outputs(["q"]), x, "q")
+        self.x0 = (
+            x if self._source == "x" else self._value(loaded.loaded.serialized_with_outputs(["q"]), x, "q")
+        )
         self.y0 = self.forward(x)
         program = loaded.program({"x": x.shape})
         assert not program.unsupported, program.unsupported
@@ -61,7 +63,9 @@ class RuleRun:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _apply(rule: Any, subprogram: Any, position: int, x0: Any, operands: Any, y0: Any, y: Any, retained: Any) -> Any:
+def _apply(
+    rule: Any, subprogram: Any, position: int, x0: Any, operands: Any, y0: Any, y: Any, retained: Any
+) -> Any:
     inputs = tuple(look_up(subprogram.instructions[0].sources, dict(enumerate((x0, *operands)))))
     return rule.invert(y, Site(subprogram.instructions[0], inputs, position, y0, retained))
 

@@ -30,12 +30,17 @@ def mismatches(value: Any, pattern: Any, where: str = "$") -> list[str]:
             return [f"{where}: {value!r} is not an object"]
         absent = [f"{where}.{key}: missing" for key in pattern if key not in value]
         return absent + [
-            text for key in pattern if key in value for text in mismatches(value[key], pattern[key], f"{where}.{key}")
+            text
+            for key in pattern
+            if key in value
+            for text in mismatches(value[key], pattern[key], f"{where}.{key}")
         ]
     if isinstance(pattern, list):
         if not isinstance(value, list):
             return [f"{where}: {value!r} is not a list"]
-        return [text for i, item in enumerate(value) for text in mismatches(item, pattern[0], f"{where}[{i}]")]
+        return [
+            text for i, item in enumerate(value) for text in mismatches(item, pattern[0], f"{where}[{i}]")
+        ]
     if isinstance(pattern, type):
         wanted = (int, float) if pattern is float else pattern
         fits = isinstance(value, wanted) and (pattern is bool or not isinstance(value, bool))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import naflow_core as nf
 import numpy as np
+from rich.progress import Progress
+
+import naflow_core as nf
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import ERR, line, note, print_json, progress
 from naflow_cli.inputs import InputBatch, digest, read_inputs
 from naflow_cli.outputs import Outcome, write_outputs
 from naflow_cli.request import Request
 from naflow_cli.staging import staged
-from rich.progress import Progress
 
 DISAGREEMENT = 1e-3
 

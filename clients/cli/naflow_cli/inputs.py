@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import naflow_core as nf
 import numpy as np
-from naflow_client import Preprocessing, load_picture
 from numpy.typing import NDArray
+
+import naflow_core as nf
+from naflow_client import Preprocessing, load_picture
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
@@ -43,7 +44,9 @@ class InputBatch:
     note: str
 
 
-def read_inputs(model: nf.Model, paths: Sequence[Path], preprocess: str | dict[str, Any] | None) -> InputBatch:
+def read_inputs(
+    model: nf.Model, paths: Sequence[Path], preprocess: str | dict[str, Any] | None
+) -> InputBatch:
     """Read pictures and arrays.
 
     Raises:
@@ -72,7 +75,8 @@ def read_inputs(model: nf.Model, paths: Sequence[Path], preprocess: str | dict[s
         if len(shapes) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
             raise nf.InputError(
-                f"the inputs have different sizes: {listed}", hint="explain them one by one, or fix size in --preprocess"
+                f"the inputs have different sizes: {listed}",
+                hint="explain them one by one, or fix size in --preprocess",
             )
         joined[spec.name] = np.concatenate([part[spec.name] for part in parts])
     return InputBatch(joined, tuple(files), recipe.to_dict() if recipe else None, assumed)
@@ -86,10 +90,14 @@ def _recipe(model: nf.Model, preprocess: str | dict[str, Any] | None) -> tuple[P
     return Preprocessing.named(name), note
 
 
-def _read_picture(model: nf.Model, path: Path, recipe: Preprocessing) -> tuple[dict[str, np.ndarray], NDArray[np.uint8]]:
+def _read_picture(
+    model: nf.Model, path: Path, recipe: Preprocessing
+) -> tuple[dict[str, np.ndarray], NDArray[np.uint8]]:
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
-        raise nf.InputError(f"the model has several inputs ({names})", hint="give an .npz with one array per input")
+        raise nf.InputError(
+            f"the model has several inputs ({names})", hint="give an .npz with one array per input"
+        )
     spec = model.inputs[0]
     if spec.shape is None:
         raise nf.InputError(f"input {spec.name!r} declares no shape", hint="give the input as .npy")
@@ -119,7 +127,9 @@ def _read_arrays(model: nf.Model, path: Path) -> dict[str, np.ndarray]:
         )
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise nf.InputError(f"{path}: no array for input {missing[0]!r}", hint="give an .npz with one array per input")
+        raise nf.InputError(
+            f"{path}: no array for input {missing[0]!r}", hint="give an .npz with one array per input"
+        )
     for spec in model.inputs:
         if spec.shape is not None and arrays[spec.name].ndim == len(spec.shape) - 1:
             arrays[spec.name] = arrays[spec.name][None]
@@ -136,7 +146,9 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
             content = np.load(file, allow_pickle=False)
             return content if isinstance(content, np.ndarray) else dict(content)
     except OSError as error:
-        raise nf.InputError(f"{path}: cannot be read: {error.strerror or error}", hint="check the path") from error
+        raise nf.InputError(
+            f"{path}: cannot be read: {error.strerror or error}", hint="check the path"
+        ) from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise nf.InputError(f"{path}: not a NumPy file: {reason}", hint="write it with numpy.save") from error

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import naflow_core as nf
-from naflow_cli.console import OUT, line, print_json
 from rich.table import Table
 from rich.text import Text
 
+import naflow_core as nf
+from naflow_cli.console import OUT, line, print_json
 
-def inspect_model(model: Path, json: bool, output: str | None, top: str | None, input_shape: str | None) -> int:
+
+def inspect_model(
+    model: Path, json: bool, output: str | None, top: str | None, input_shape: str | None
+) -> int:
     """Print the coverage report; 0 if the model can be explained, else 1."""
     loaded = nf.load(model)
     shapes = None
@@ -64,18 +67,26 @@ def fitting(
 def _show(report: nf.CoverageReport) -> None:
     facts = report.to_dict()
     table = Table(title=f"{facts['model']['file']}", show_header=False, box=None, title_justify="left")
-    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in facts["model"]["opset"].items())
+    opsets = ", ".join(
+        f"{domain or 'ai.onnx'} {version}" for domain, version in facts["model"]["opset"].items()
+    )
     table.add_row("producer", Text(facts["model"]["producer"] or "not stated"))
     table.add_row("opset", opsets)
     for kind in ("inputs", "outputs"):
         for spec in facts[kind]:
             shape = f"{spec['dtype']} {_dims(spec['shape'])}"
-            used = f", analysed as {_dims(spec['used_shape'])}" if spec["used_shape"] not in (None, spec["shape"]) else ""
+            used = (
+                f", analysed as {_dims(spec['used_shape'])}"
+                if spec["used_shape"] not in (None, spec["shape"])
+                else ""
+            )
             table.add_row(kind[:-1], Text(f"{spec['name']}  {shape}{used}"))
     if report.plan:
         table.add_row("top feature map", Text(f"{facts['top_feature_map']}"))
         scores = facts["scores"]
-        where = "the output itself" if scores == facts["explained_output"] else "before the closing activation"
+        where = (
+            "the output itself" if scores == facts["explained_output"] else "before the closing activation"
+        )
         table.add_row("explained at", Text(f"{scores} ({where})"))
         classes = Counter(segment["class"] for segment in facts["segments"])
         composites = sum(segment["kind"] == "composite" for segment in facts["segments"])
@@ -104,7 +115,13 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
         ends = "end" if segment["output"] in blocks else ""
         output = Text(segment["output"])
         table.add_row(
-            str(segment["index"]), nodes, segment["rule"], segment["class"], output, _dims(shapes[segment["output"]]), ends
+            str(segment["index"]),
+            nodes,
+            segment["rule"],
+            segment["class"],
+            output,
+            _dims(shapes[segment["output"]]),
+            ends,
         )
     return table
 

@@ -25,7 +25,9 @@ UsageFault = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ =
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Output = Annotated[str | None, typer.Option(help="Graph output to explain; needed when there are several.")]
-Top = Annotated[str | None, typer.Option(help="Name of the top feature map; found by analysis when left out.")]
+Top = Annotated[
+    str | None, typer.Option(help="Name of the top feature map; found by analysis when left out.")
+]
 InputShape = Annotated[
     str | None, typer.Option(metavar="N,C,H,W", help="Input shape to use where the model leaves it open.")
 ]
@@ -34,7 +36,9 @@ InputShape = Annotated[
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         import naflow_core
@@ -65,9 +69,13 @@ def inspect(
 @app.command()
 def verify(
     model: ModelPath,
-    input: Annotated[Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")] = None,  # noqa: A002
+    input: Annotated[
+        Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")
+    ] = None,  # noqa: A002
     tolerance: Annotated[float, typer.Option(help="Largest allowed max|a-b|/max|b| of any tensor.")] = 1e-4,
-    preprocess: Annotated[str | None, typer.Option(help="For a picture: imagenet, unit, raw or FILE.json.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="For a picture: imagenet, unit, raw or FILE.json.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     json: Json = False,
 ) -> None:
@@ -82,14 +90,20 @@ def explain(
     context: typer.Context,
     model: Annotated[Path | None, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")] = None,
     inputs: Annotated[
-        list[Path] | None, typer.Argument(metavar="INPUT...", help="Pictures, or .npy/.npz already preprocessed.")
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="Pictures, or .npy/.npz already preprocessed."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for flows.npz, manifest.json, pictures, report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for flows.npz, manifest.json, pictures, report.")
+    ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Run again as this manifest.json says; MODEL and INPUT may be left out.")
+        Path | None,
+        typer.Option(help="Run again as this manifest.json says; MODEL and INPUT may be left out."),
     ] = None,
     target: Annotated[str, typer.Option(help="top, class:281 or class:NAME (needs --labels).")] = "top",
-    layers: Annotated[str, typer.Option(help="blocks, spine, nodes, or tensor names separated by commas.")] = "blocks",
+    layers: Annotated[
+        str, typer.Option(help="blocks, spine, nodes, or tensor names separated by commas.")
+    ] = "blocks",
     output: Output = None,
     top_feature_map: Top = None,
     preset: Annotated[str, typer.Option(help="default, paper or published-code.")] = "default",
@@ -199,7 +213,10 @@ def _described(error: Exception) -> tuple[str, int]:
     if os.environ.get("NAFLOW_DEBUG"):
         raise error
     first = (str(error).strip().splitlines() or [""])[0][:300]
-    return f"internal error, please report it: {type(error).__name__}: {first} (NAFLOW_DEBUG=1 shows where)", 2
+    return (
+        f"internal error, please report it: {type(error).__name__}: {first} (NAFLOW_DEBUG=1 shows where)",
+        2,
+    )
 
 
 def _usage(error: Any) -> str:

@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import naflow_core as nf
 import numpy as np
+
+import naflow_core as nf
 from naflow_cli.inputs import InputBatch
 from naflow_client.render import layer_frames, write_gif, write_overlays
 from naflow_client.report import LayerReport, PictureReport, Prediction, Report, write_report
@@ -183,7 +184,12 @@ def _report(outcome: Outcome, pictures: list[PictureReport], manifest: dict[str,
 def _versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "numpy", "onnx", "Pillow")
     found = {"naflow": nf.__version__, **{name.lower(): metadata.version(name) for name in names}}
-    return {**found, "onnxruntime": _onnxruntime(), "python": platform.python_version(), "platform": platform.platform()}
+    return {
+        **found,
+        "onnxruntime": _onnxruntime(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
 
 
 def _onnxruntime() -> str:

@@ -13,7 +13,12 @@ SHOWN = 10
 
 
 def verify_model(
-    model: Path, input: Path | None, tolerance: float, preprocess: str | None, seed: int, json: bool  # noqa: A002
+    model: Path,
+    input: Path | None,
+    tolerance: float,
+    preprocess: str | None,
+    seed: int,
+    json: bool,  # noqa: A002
 ) -> int:
     """Print the comparison; 0 if every tensor agrees, else 1."""
     if not 0 < tolerance < 1:

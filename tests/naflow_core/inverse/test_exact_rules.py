@@ -101,7 +101,9 @@ def test_any_value_gives_finite_numbers(index):
 @rows()
 def test_dead_and_huge_forward_values_give_finite_numbers(index):
     row = ROWS[index]
-    for value in (0.0, 1.0, 1e15) if row.op_type not in {"Exp", "Log", "Reciprocal", "Pow", "Div"} else (1.0, 50.0):
+    for value in (
+        (0.0, 1.0, 1e15) if row.op_type not in {"Exp", "Log", "Reciprocal", "Pow", "Div"} else (1.0, 50.0)
+    ):
         case = RuleRun(row, np.full(row.inputs[row.position].shape, value, np.float32))
         if np.isfinite(case.y0).all():
             for y in (0.0, 1.0, -1e30):
@@ -124,7 +126,9 @@ def test_dead_and_huge_forward_values_give_finite_numbers(index):
 def test_what_no_exact_rule_fits_falls_to_least_squares(op, operands, attributes):
     names = ["" if v is None else f"c{i}" for i, v in enumerate(operands)]
     constants = {n: v for n, v in zip(names, operands, strict=True) if n}
-    model = make_model([helper.make_node(op, ["x", *names], ["y"], **attributes)], {"x": (1, 3, 4, 6)}, constants=constants)
+    model = make_model(
+        [helper.make_node(op, ["x", *names], ["y"], **attributes)], {"x": (1, 3, 4, 6)}, constants=constants
+    )
     segment = make_segment(nf.load(model).program({"x": (1, 3, 4, 6)}), "x", "y", ())
     assert segment.rule.name == "least-squares"
 

@@ -73,7 +73,13 @@ def test_a_block_is_one_composite_solved_by_least_squares(name):
 def test_least_squares_of_a_block_is_the_dense_solve(name, anchored):
     case = block(name)
     everything, active = np.ones_like(case.rows), case.rows | (case.dense.y0 > 0)
-    for rows, damping in ((case.rows, 0.0), (active, 0.0), (everything, 0.0), (case.rows, 0.3), (everything, 2.0)):
+    for rows, damping in (
+        (case.rows, 0.0),
+        (active, 0.0),
+        (everything, 0.0),
+        (case.rows, 0.3),
+        (everything, 2.0),
+    ):
         ours = case.ours(rows, damping, anchored=anchored)
         close(ours.x, case.dense.preimage(case.y, rows, damping=damping, anchored=anchored))
         assert ours.converged.all()
@@ -121,6 +127,8 @@ def test_the_solve_scales_with_its_right_hand_side(scale):
     solved = inverse(jnp.asarray(b * scale, jnp.float32), REALS)
     np.testing.assert_allclose(solved.x[0] / scale, expected, atol=1e-4)
     bounded = inverse(jnp.asarray(b * scale, jnp.float32), NON_NEGATIVE)
-    reference = replicas.Linearised(matrix.astype(np.float64), np.zeros(6), np.zeros((1, 4)), np.zeros((1, 6)))
+    reference = replicas.Linearised(
+        matrix.astype(np.float64), np.zeros(6), np.zeros((1, 4)), np.zeros((1, 6))
+    )
     close(bounded.x / scale, reference.preimage(b, np.ones(6), bounds=NON_NEGATIVE))
     assert solved.converged.all() and bounded.converged.all()

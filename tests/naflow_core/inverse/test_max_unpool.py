@@ -15,7 +15,9 @@ POOLS = [pytest.param(row, id=str(row)) for row in ROWS if row.op_type == "MaxPo
 
 def expected(row, case, y, retained):
     geometry = PoolGeometry.of(case.x0.shape, **row.attributes)
-    return replicas.unpool(y, retained, case.x0, geometry.kernel, geometry.strides, geometry.dilations, geometry.pads_lo)
+    return replicas.unpool(
+        y, retained, case.x0, geometry.kernel, geometry.strides, geometry.dilations, geometry.pads_lo
+    )
 
 
 @pytest.mark.parametrize("row", POOLS)

@@ -1,0 +1,80 @@
+"""Which neurons are retained, against sorting in numpy."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naflow_core.abandonment import contribution_mass, zero_gradient
+
+from support import replicas
+
+retained = jax.jit(contribution_mass)
+SHAPE = (3, 2, 3, 4)
+
+
+def tensors(seed: int, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Activation and coefficients whose products take few values, so that there are ties; some are zero."""
+    generator = np.random.default_rng(seed)
+    activation = generator.integers(-levels, levels + 1, SHAPE) * generator.choice([0.5, 1.0, 4.0], SHAPE)
+    return activation.astype(np.float32), generator.choice([-1.0, 0.0, 2.0], SHAPE).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 3, 1000]), st.sampled_from([0.05, 0.5, 0.8, 0.95, 1.0]))
+def test_the_smallest_set_that_carries_the_mass(seed, levels, mass):
+    activation, coefficients = tensors(seed, levels)
+    got = np.asarray(retained(activation, coefficients, mass))
+    for picture, a, g in zip(got, activation, coefficients, strict=True):
+        contribution = np.abs(a * g)
+        np.testing.assert_array_equal(picture, replicas.smallest_set(contribution, mass))
+        assert contribution[picture].sum() >= mass * contribution.sum() * (1 - 1e-6)
+        if picture.any():  # without its least value (and the ties of that) the mass is not reached
+            fewer = contribution[picture & (contribution > contribution[picture].min())].sum()
+            assert fewer < mass * contribution.sum() * (1 + 1e-6)
+
+
+def test_pictures_are_judged_one_by_one():
+    activation, coefficients = tensors(1, 1000)
+    scaled = activation * np.float32([1, 1e6, 1e-6]).reshape(3, 1, 1, 1)
+    np.testing.assert_array_equal(
+        retained(activation, coefficients, 0.7), retained(scaled, coefficients, 0.7)
+    )
+
+
+def test_order_does_not_matter_and_ties_stay_together():
+    activation = np.float32([[3, 1, 1, 1, 1, 0]])
+    ones = np.ones_like(activation)
+    for mass, count in ((0.4, 1), (0.45, 5), (0.99, 5)):
+        got = np.asarray(retained(activation, ones, mass))
+        assert got.sum() == count
+        np.testing.assert_array_equal(retained(activation[:, ::-1], ones, mass)[:, ::-1], got)
+
+
+def test_a_mass_of_one_keeps_every_contribution():
+    activation, coefficients = tensors(2, 1000)
+    np.testing.assert_array_equal(retained(activation, coefficients, 1.0), activation * coefficients != 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e-19, 1e19, 1e30])
+def test_any_size_of_values(value):
+    activation = np.float32([[4, 2, 1, 0]]) * np.float32(value)
+    expected = [[value > 0, value > 0, False, False]]
+    np.testing.assert_array_equal(retained(activation, np.ones((1, 4), np.float32), 0.8), expected)
+
+
+def test_products_beyond_float32_are_still_ordered():
+    """Activation and coefficient are finite, their product is not (or is lost): the order must survive."""
+    weights = np.float32([[4, 2, 1, 0]])
+    for a, g in ((1e25, 1e25), (1e-25, 1e-25), (1e-37, 1.0), (3e37, 1e38)):
+        got = retained(weights * np.float32(a), np.full((1, 4), g, np.float32), 0.8)
+        np.testing.assert_array_equal(got, [[True, True, False, False]])
+
+
+def test_zero_gradient_keeps_silent_neurons_with_a_coefficient():
+    np.testing.assert_array_equal(
+        zero_gradient(jnp.array([0.0, -0.0, 1e-30, -2.0])), [False, False, True, True]
+    )
