@@ -1,7 +1,8 @@
 """The cascade: neuron-abandoning back-propagation, METHOD.md section 2, line by line.
 
-`start` is step 2 and `descend` one turn of step 3; `run` goes from the top feature map to the input and
-yields each tensor's B, G and flow as soon as they are known.
+`run` goes from the top feature map to the input and yields each tensor's B, G and flow as soon as they are
+known; `step` is one turn of step 3, made of `invert` and `abandon`. The two are compiled apart: an inverse
+once per kind of segment, abandonment once per shape of tensor.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from naflow_core.abandonment import contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
@@ -55,10 +57,27 @@ class Diagnostics(NamedTuple):
     conservation_gap: Array
 
 
-class Numbers(NamedTuple):
-    """The numeric options of the method; traced, so that changing one compiles nothing anew."""
+class Inverted(NamedTuple):
+    """One inverted segment, before abandonment.
 
-    mass: float
+    Attributes:
+        preimage: f^{-1}(B_k).
+        gradient: J_k^T G_k.
+        expected: [N] sum((B_k - r_0) G_k), to hold against sum(preimage x gradient); None at the top.
+        iterations, relative_residual, converged: of the solve, [N].
+    """
+
+    preimage: Array
+    gradient: Array
+    expected: Array | None
+    iterations: Array
+    relative_residual: Array
+    converged: Array
+
+
+class Numbers(NamedTuple):
+    """The numeric options of the solve; traced, so that changing one compiles nothing anew."""
+
     damping: float
     tolerance: float
     max_iterations: int
@@ -69,8 +88,6 @@ class Choices(NamedTuple):
 
     inverse: str
     rows: str
-    zero_gradient: bool
-    feasible: bool
     anchored: bool
 
 
@@ -96,14 +113,10 @@ def run(
         wanted: tensor names; interior tensors of composites among them are computed too.
     """
     began = time.perf_counter()
-    state, flow, diagnostics = start(
-        values[plan.top],
-        top_coefficients,
-        _numbers(method),
-        _zero_gradient(method),
-        plan.layouts.get(plan.top),
-    )
-    yield _finish(plan.top, None, state, flow, diagnostics, began)
+    top = values[plan.top]
+    layer = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
+    state = layer.state
+    yield layer
     left = set(wanted) - {plan.top}
     for segment in reversed(plan.segments):
         if not left:
@@ -126,81 +139,67 @@ def step(plan: Plan, segment: Segment, method: Method, values: Mapping[str, Arra
     """One turn of step 3, from `segment.target` to `segment.source`."""
     began = time.perf_counter()
     anchored = method.anchor == "activation" or (method.anchor == "signed" and segment.bounds[0] < 0)
-    choices = Choices(method.inverse, method.rows, _zero_gradient(method), method.feasible, anchored)
+    choices = Choices(method.inverse, method.rows, anchored)
     on = None
     if method.rows == "active" and segment.activation is not None:
         on = strictly_inside(values[segment.activation], plan.program.ranges[segment.activation])
         on = on if on.shape == state.bpfm.shape else None
-    state, flow, diagnostics = descend(
+    x0 = values[segment.source]
+    inverted = invert(
         segment.subprogram,
         segment.rule,
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
         choices,
-        plan.layouts.get(segment.source),
-        values[segment.source],
+        x0,
         values[segment.target],
         plan.program.operands(segment.operands, values),
         state,
         on,
-        _numbers(method),
+        Numbers(method.damping, method.tolerance, method.max_iterations),
     )
-    return _finish(segment.source, segment, state, flow, diagnostics, began)
+    return _finish(plan, segment.source, segment, method, x0, inverted, began)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def start(
-    top: Array, gradient: Array, numbers: Numbers, by_zero_gradient: bool, layout: Layout | None
-) -> tuple[State, Array | None, Diagnostics]:
-    """Step 2: B_K = t_K on R_K."""
-    retained = _retained(top, gradient, numbers, by_zero_gradient)
-    state = State(jnp.where(retained, top, 0), jnp.where(retained, gradient, 0), retained)
-    zeros = jnp.zeros(top.shape[0])
-    exact = Diagnostics(_fraction(retained), zeros.astype(jnp.int32), zeros, zeros == 0, zeros)
-    return state, _flow(state, layout), exact
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6))
-def descend(
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def invert(
     subprogram: Subprogram,
     rule: Rule,
     position: int,
     bounds: Interval,
     systems: tuple[int, ...],
     choices: Choices,
-    layout: Layout | None,
     x0: Array,
     y0: Array,
     operands: tuple[Array, ...],
     above: State,
     on: Array | None,
     numbers: Numbers,
-) -> tuple[State, Array | None, Diagnostics]:
-    """Step 3: from (B_k, G_k, R_k) to (B_{k-1}, G_{k-1}, R_{k-1}) through t_k = f(t_{k-1}).
+) -> Inverted:
+    """First half of step 3: f^{-1}(B_k) and J_k^T G_k through t_k = f(t_{k-1}).
 
     Args:
         x0, y0: t_{k-1} and t_k of the forward pass.
+        above: B_k, G_k, R_k.
         on: which neurons of t_k are active (rows = "active"); None: all.
     """
 
     def function(x: Array) -> Array:
         return subprogram(x, operands)[0]
 
-    _, pull = jax.vjp(function, x0)
-    gradient = pull(above.coefficients)[0]  # G_k is zero on abandoned neurons already
-    ones = jnp.ones(x0.shape[0])
-    iterations, residual, converged = jnp.zeros(x0.shape[0], jnp.int32), 0 * ones, ones > 0
+    # G_k is zero on abandoned neurons already
+    (gradient,) = jax.vjp(function, x0)[1](above.coefficients)
     if choices.inverse == "activation":
-        preimage = x0
+        result = exact(x0, gradient)
         offset = _offset(function, x0)
     elif rule.function is None:
         rows = {
             "retained": above.retained,
-            "active": above.retained | True if on is None else on | above.retained,
+            "active": jnp.ones_like(above.retained) if on is None else on | above.retained,
             "all": jnp.ones_like(above.retained),
         }[choices.rows]
-        solved = invert_linearised(
+        (preimage, *solve), offset = invert_linearised(
             function,
             x0,
             above.bpfm,
@@ -211,22 +210,40 @@ def descend(
             stopping=Stopping(numbers.tolerance, numbers.max_iterations),
             systems=systems,
         )
-        (preimage, iterations, residual, converged), offset = solved
+        result = Inverted(preimage, gradient, None, *solve)
     else:
-        slots = dict(enumerate((x0, *operands)))
-        inputs = (
-            tuple(look_up(subprogram.instructions[0].sources, slots))
-            if len(subprogram.instructions) == 1
-            else (x0,)
-        )
-        preimage = rule.invert(
-            above.bpfm, Site(subprogram.instructions[0], inputs, position, y0, above.retained)
-        )
+        only = subprogram.instructions[0]
+        inputs: tuple[Array, ...] = (x0,)
+        if len(subprogram.instructions) == 1:
+            inputs = tuple(look_up(only.sources, dict(enumerate((x0, *operands)))))
+        result = exact(rule.invert(above.bpfm, Site(only, inputs, position, y0, above.retained)), gradient)
         offset = _offset(function, x0)
-    gap = _conservation_gap(preimage, gradient, above, offset)
-    retained = _retained(x0, gradient, numbers, choices.zero_gradient)
+    return result._replace(expected=_sum((above.bpfm - offset) * above.coefficients))
+
+
+def exact(preimage: Array, gradient: Array) -> Inverted:
+    """An inverse that needed no iterations."""
+    zeros = jnp.zeros(preimage.shape[0])
+    return Inverted(preimage, gradient, None, zeros.astype(jnp.int32), zeros, zeros == 0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def abandon(
+    by_zero_gradient: bool,
+    layout: Layout | None,
+    activation: Array,
+    preimage: Array,
+    gradient: Array,
+    mass: float,
+) -> tuple[State, Array | None, Array, Array]:
+    """Second half of step 3: R_k, then B_k and G_k on it, and the flow F_k.
+
+    Returns the state, the flow (None without spatial axes), the retained fraction [N], and sum(B G) before
+    abandonment [N].
+    """
+    retained = zero_gradient(gradient) if by_zero_gradient else contribution_mass(activation, gradient, mass)
     state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
-    return state, _flow(state, layout), Diagnostics(_fraction(retained), iterations, residual, converged, gap)
+    return state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient)
 
 
 def strictly_inside(values: Array, interval: Interval) -> Array:
@@ -238,12 +255,6 @@ def _offset(function: Any, x0: Array) -> Array:
     """r_0 = f(t_{k-1}) - J t_{k-1}."""
     y, image = jax.jvp(function, (x0,), (x0,))
     return y - image
-
-
-def _retained(activation: Array, gradient: Array, numbers: Numbers, by_zero_gradient: bool) -> Array:
-    return (
-        zero_gradient(gradient) if by_zero_gradient else contribution_mass(activation, gradient, numbers.mass)
-    )
 
 
 def _flow(state: State, layout: Layout | None) -> Array | None:
@@ -262,29 +273,32 @@ def _fraction(retained: Array) -> Array:
     return jnp.mean(retained, axis=tuple(range(1, retained.ndim)), dtype=jnp.float32)
 
 
-def _conservation_gap(preimage: Array, gradient: Array, above: State, offset: Array) -> Array:
-    below = _sum(preimage * gradient)
-    expected = _sum((above.bpfm - offset) * above.coefficients)
-    larger = jnp.maximum(jnp.abs(below), jnp.abs(expected))
-    return jnp.where(larger > 0, jnp.abs(below - expected) / jnp.where(larger > 0, larger, 1), 0)
-
-
-def _numbers(method: Method) -> Numbers:
-    return Numbers(method.abandon.mass, method.damping, method.tolerance, method.max_iterations)
-
-
 def _zero_gradient(method: Method) -> bool:
     """A mass of 1 is the paper's rule: every neuron with a coefficient, active or not."""
     return method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0
 
 
 def _finish(
+    plan: Plan,
     tensor: str,
     segment: Segment | None,
-    state: State,
-    flow: Array | None,
-    diagnostics: Diagnostics,
+    method: Method,
+    activation: Array,
+    inverted: Inverted,
     began: float,
 ) -> Layer:
-    jax.block_until_ready((state, flow))
+    state, flow, fraction, total = abandon(
+        _zero_gradient(method),
+        plan.layouts.get(tensor),
+        activation,
+        inverted.preimage,
+        inverted.gradient,
+        method.abandon.mass,
+    )
+    found = np.asarray(total, np.float64)
+    expected = found if inverted.expected is None else np.asarray(inverted.expected, np.float64)
+    larger = np.maximum(np.abs(found), np.abs(expected))
+    gap = np.divide(np.abs(found - expected), larger, out=np.zeros_like(larger), where=larger > 0)
+    solve = (inverted.iterations, inverted.relative_residual, inverted.converged)
+    diagnostics = Diagnostics(*(np.asarray(values) for values in (fraction, *solve, gap)))
     return Layer(tensor, segment, state, flow, diagnostics, time.perf_counter() - began)

@@ -122,8 +122,8 @@ def _before_squashing(program: Program, output: str) -> tuple[str, str]:
 
 
 def _before_quantising(program: Program, name: str) -> str:
-    """The scores before they were quantised: the best class often lies at the end of the integers' range, where
-    quantisation has no derivative left."""
+    """The scores before they were quantised: the best class often lies at the end of the integers' range,
+    where quantisation has no derivative left."""
     found = name
     step = _step_making(program, name)
     while (

@@ -74,26 +74,16 @@ def invert_linearised(
     right = right / unit
     unit = unit.reshape(_per_system(x0, systems))
     damping = damping * _gain(adjoint(right), right, systems)
-    solution = least_squares(forward, adjoint, right, damping=damping, stopping=stopping, systems=systems)
+    options: dict[str, Any] = {"damping": damping, "stopping": stopping, "systems": systems}
     low, high = bounds
     if low == -jnp.inf and high == jnp.inf:
+        solution = least_squares(forward, adjoint, right, **options)
         return LinearisedInverse(solution._replace(x=start + unit * solution.x), offset)
     # in terms of the step away from the anchor, so that damping and right-hand side stay the same
-    bounded = bounded_least_squares(
-        forward,
-        adjoint,
-        right,
-        solution.x,
-        (low - start) / unit,
-        (high - start) / unit,
-        damping=damping,
-        stopping=stopping,
-        systems=systems,
+    solution = bounded_least_squares(
+        forward, adjoint, right, (low - start) / unit, (high - start) / unit, **options
     )
-    total = solution.iterations + bounded.iterations
-    return LinearisedInverse(
-        bounded._replace(x=jnp.clip(start + unit * bounded.x, low, high), iterations=total), offset
-    )
+    return LinearisedInverse(solution._replace(x=jnp.clip(start + unit * solution.x, low, high)), offset)
 
 
 def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:
@@ -102,7 +92,7 @@ def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _unit(right: Array, systems: tuple[int, ...]) -> Array:
-    """A power of two near the largest value of each system, so that dividing by it loses no digit; 1 for 0."""
+    """A power of two near each system's largest value (dividing by it loses no digit); 1 for 0."""
     inside = tuple(axis for axis in range(right.ndim) if axis not in systems)
     largest = jnp.max(jnp.abs(right), axis=inside, keepdims=True)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))

@@ -125,7 +125,6 @@ def bounded_least_squares(
     forward: LinearMap,
     adjoint: LinearMap,
     b: Array,
-    start: Array,
     low: Array | float,
     high: Array | float,
     *,
@@ -133,80 +132,69 @@ def bounded_least_squares(
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
-    """argmin ||A x - b||^2 + damping^2 ||x||^2 with low <= x <= high, from `start` clipped to the bounds.
+    """argmin ||A x - b||^2 + damping^2 ||x||^2 with low <= x <= high.
 
-    Where the minimiser is not unique the answer is the one reached from `start`: starting at the clipped
-    minimum-norm solution keeps it close to that.
+    Each system is first solved without bounds from x = 0, then clipped and solved with them, in one loop (one
+    loop is one compiled body). Where the minimiser is not unique, the answer is thus the one reached from the
+    clipped solution of minimum norm. Each of the two parts has `max_iterations`.
 
     Args:
-        low, high: scalars or arrays shaped like the unknowns; infinite where there is no bound.
+        low, high: scalars or arrays shaped like the unknowns, with low <= high; infinite where there is none.
         damping, systems: as in `least_squares`.
     """
-    at_zero = adjoint(b)
-    initial = _dot(at_zero, at_zero, systems)
-    target = stopping.tolerance**2 * initial
+
+    def dot(a: Array, c: Array) -> Array:
+        return _dot(a, c, systems)
 
     def objective(residual: Array, x: Array) -> Array:
-        fit = _dot(residual, residual, systems).reshape(initial.shape)
-        return fit + damping**2 * _dot(x, x, systems)
+        return dot(residual, residual).reshape(initial.shape) + damping**2 * dot(x, x)
 
-    def projected(x: Array, gradient: Array) -> Array:
-        """Gradient without the part that only pushes unknowns against their bound."""
-        return jnp.where(blocked(x, gradient), 0, gradient)
-
-    def blocked(x: Array, move: Array) -> Array:
-        return ((x <= low) & (move > 0)) | ((x >= high) & (move < 0))
-
-    def gradient_of(residual: Array, x: Array) -> Array:
-        return adjoint(residual) + damping**2 * x
-
-    x = jnp.clip(start, low, high)
-    residual = forward(x) - b
-    gradient = gradient_of(residual, x)
-    direction = projected(x, gradient)
-    norm2 = _dot(direction, direction, systems)
+    gradient = -adjoint(b)
+    initial = dot(gradient, gradient)
+    target = stopping.tolerance**2 * initial
+    inside = tuple(i for i in range(gradient.ndim) if i not in systems)
     counts = jnp.zeros(initial.shape, jnp.int32)
-    state = (x, residual, gradient, direction, norm2, counts, norm2 > target, jnp.int32(0))
+    state = (jnp.zeros_like(gradient), -b, gradient, gradient, initial, counts, initial < 0, initial > 0)
 
-    def running(state: tuple[Array, ...]) -> Array:
-        return jnp.any(state[6]) & (state[7] < stopping.max_iterations)
+    def running(carry: tuple[tuple[Array, ...], Array]) -> Array:
+        return jnp.any(carry[0][7]) & (carry[1] < 2 * stopping.max_iterations + 1)
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, residual, gradient, direction, norm2, counts, active, count = state
-        steepest = projected(x, gradient)
-        move = jnp.where(blocked(x, direction), 0, direction)
-        move = jnp.where(_dot(gradient, move, systems) > 0, move, steepest)
+    def step(carry: tuple[tuple[Array, ...], Array]) -> tuple[tuple[Array, ...], Array]:
+        (x, residual, gradient, direction, norm2, counts, bounded, active), count = carry
+        entering = active & ~bounded & ((norm2 <= target) | (counts >= stopping.max_iterations))
+        bounded = bounded | entering
+        floor, ceiling = jnp.where(bounded, low, -jnp.inf), jnp.where(bounded, high, jnp.inf)
+
+        def unblocked(x: Array, move: Array) -> Array:
+            """`move` without what only pushes unknowns against their bound."""
+            return jnp.where(((x <= floor) & (move > 0)) | ((x >= ceiling) & (move < 0)), 0, move)
+
+        steepest, move = unblocked(x, gradient), unblocked(x, direction)
+        move = jnp.where(dot(gradient, move) > 0, move, steepest)
         image = forward(move)
-        curvature = _dot(image, image, systems).reshape(initial.shape) + damping**2 * _dot(
-            move, move, systems
-        )
-        length = jnp.where(active, _ratio(_dot(gradient, move, systems), curvature), 0)
+        curvature = dot(image, image).reshape(initial.shape) + damping**2 * dot(move, move)
+        length = jnp.where(active & ~entering, _ratio(dot(gradient, move), curvature), 0)
         free = x - length * move
-        new_x = jnp.clip(free, low, high)
-        inside = tuple(i for i in range(x.ndim) if i not in systems)
+        new_x = jnp.clip(free, floor, ceiling)
         hit = jnp.any(new_x != free, axis=inside, keepdims=True)
         new_residual = residual - _for_output(length, image.ndim) * image
         clipped = jax.lax.cond(jnp.any(hit), lambda: forward(new_x) - b, lambda: new_residual)
         new_residual = jnp.where(_for_output(hit, image.ndim), clipped, new_residual)
-        # a projected step can overshoot: then go the best part of the way
-        worse = hit & (objective(new_residual, new_x) >= objective(residual, x))
+        # a clipped step can overshoot: then go the best part of the way
+        worse = hit & ~entering & (objective(new_residual, new_x) >= objective(residual, x))
         back, back_image = x - new_x, residual - new_residual
-        bend = _dot(back_image, back_image, systems).reshape(initial.shape) + damping**2 * _dot(
-            back, back, systems
-        )
-        share = jnp.where(worse, jnp.clip(_ratio(_dot(gradient, back, systems), bend), 0, 1), 1)
+        bend = dot(back_image, back_image).reshape(initial.shape) + damping**2 * dot(back, back)
+        share = jnp.where(worse, jnp.clip(_ratio(dot(gradient, back), bend), 0, 1), 1)
         share = jnp.where(active, share, 0)
-        new_x = jnp.clip(x - share * back, low, high)
+        new_x = jnp.clip(x - share * back, floor, ceiling)
         new_residual = residual - _for_output(share, image.ndim) * back_image
-        new_gradient = gradient_of(new_residual, new_x)
-        new_steepest = projected(new_x, new_gradient)
-        factor = _ratio(_dot(new_steepest, new_steepest - steepest, systems), norm2)
-        direction = new_steepest + jnp.maximum(factor, 0) * move
-        norm2 = jnp.where(active, _dot(new_steepest, new_steepest, systems), norm2)
-        return (
-            *(new_x, new_residual, new_gradient, direction, norm2, counts + active),
-            *(active & (norm2 > target), count + 1),
-        )
+        gradient = adjoint(new_residual) + damping**2 * new_x
+        new_steepest = unblocked(new_x, gradient)
+        factor = jnp.maximum(_ratio(dot(new_steepest, new_steepest - steepest), norm2), 0)
+        direction = new_steepest + jnp.where(entering, 0, factor) * move
+        norm2 = jnp.where(active, dot(new_steepest, new_steepest), norm2)
+        counts, active = counts + active, active & (~bounded | (norm2 > target))
+        return (new_x, new_residual, gradient, direction, norm2, counts, bounded, active), count + 1
 
-    final = jax.lax.while_loop(running, step, state)
-    return _solution(final[0], final[5], final[4], initial, stopping)
+    (x, _, _, _, norm2, counts, _, _), _ = jax.lax.while_loop(running, step, (state, jnp.int32(0)))
+    return _solution(jnp.clip(x, low, high), counts, norm2, initial, stopping)

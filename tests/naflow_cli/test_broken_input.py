@@ -335,7 +335,8 @@ def test_internal_error_is_one_line_too(out: Path, monkeypatch: pytest.MonkeyPat
     ended = explain_demo(out)
     assert ended.status == 2
     assert ended.stderr.splitlines() == [
-        "naflow: internal error, please report it: ZeroDivisionError: deep inside (NAFLOW_DEBUG=1 shows where)"
+        "naflow: internal error, please report it: ZeroDivisionError: deep inside "
+        "(NAFLOW_DEBUG=1 shows where)"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import onnx
@@ -78,7 +79,7 @@ def test_spine_and_segments_fit_together() -> None:
     assert spine[-1] == report["top_feature_map"] == "top_relu"
     assert [entry["index"] for entry in report["spine"]] == list(range(len(spine)))
     ends = [(segment["input"], segment["output"]) for segment in report["segments"]]
-    assert ends == list(zip(spine, spine[1:], strict=False))
+    assert ends == list(itertools.pairwise(spine))
     composites = [segment for segment in report["segments"] if segment["kind"] == "composite"]
     assert [segment["output"] for segment in composites] == ["block_sum"]
     assert len(composites[0]["nodes"]) == 6

@@ -72,7 +72,7 @@ def test_array_of_two_pictures_and_repeated_inputs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def moved(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A finished run whose model, picture and labels are copies that a test may change: manifest, model, picture."""
+    """Manifest, model and picture of a finished run; all its files are copies that a test may change."""
     for name in ("digits_in_clutter.onnx", "preprocess.json", "labels.txt"):
         shutil.copy(DEMO / name, tmp_path)
     picture = tmp_path / "picture.png"

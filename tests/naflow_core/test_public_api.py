@@ -28,7 +28,7 @@ STATUS = Path("/proc/self/status")
 def small_model(
     *middle: onnx.NodeProto, after: str = "a", opsets: dict[str, int] | None = None
 ) -> onnx.ModelProto:
-    """Conv, `middle` (from "a" to `after`), Conv, Relu, global average pooling, Gemm: 4 classes of [N, 2, 8, 8]."""
+    """Conv, `middle` (from "a" to `after`), Conv, Relu, average, Gemm: 4 classes of [N, 2, 8, 8]."""
     rng = np.random.default_rng(7)
     constants = {
         "w1": rng.normal(size=(3, 2, 3, 3)).astype(np.float32),
@@ -240,7 +240,7 @@ def test_one_model_from_several_threads(x: np.ndarray) -> None:
             gate.wait(timeout=60)
             for _ in range(5):
                 found[place] = list(model.explain(inputs[place][: 1 + place % 2], layers="spine"))
-        except BaseException as error:  # reported in the main thread
+        except BaseException as error:  # noqa: BLE001 - reported in the main thread
             failures.append(error)
 
     threads = [threading.Thread(target=explain, args=(place,)) for place in range(len(inputs))]

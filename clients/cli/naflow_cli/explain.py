@@ -23,7 +23,7 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
     """Explain the inputs and write everything under `request.out`.
 
     Raises:
-        NaflowError, ClientError: whatever is wrong with model, inputs or options; nothing is left behind then.
+        NaflowError, ClientError: model, inputs or options are wrong; nothing is left behind then.
     """
     with staged(request.out) as folder:
         use_compilation_cache()

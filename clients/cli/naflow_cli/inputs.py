@@ -105,7 +105,7 @@ def _read_picture(
     picture = load_picture(path)
     if min(picture.size) < 2:
         raise nf.InputError(
-            f"{path}: a picture of {picture.width} x {picture.height} pixels shows nothing that could be explained",
+            f"{path}: {picture.width} x {picture.height} pixels show nothing that could be explained",
             hint="give a picture of at least 2 x 2 pixels, or the tensor itself as .npy",
         )
     prepared = recipe.apply(picture, spec.shape, dtype)
@@ -155,7 +155,7 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def _as_picture(array: np.ndarray) -> NDArray[np.uint8]:
-    """Something to draw maps over: channels of an array, stretched to 0..255; plain grey where there is none."""
+    """Something to draw maps over: an array's channels, stretched to 0..255, or plain grey."""
     image = array.astype(np.float64)
     if image.ndim == 4:  # [C, D, H, W]: the mean over the depth
         image = image.mean(axis=1)

@@ -59,7 +59,7 @@ def fitting(
     )
     if not free:
         raise nf.OptionError(
-            f"--input-shape {list(shape)} does not fit input {name!r}, which the model declares as {_dims(declared)}"
+            f"--input-shape {list(shape)} does not fit input {name!r}, declared as {_dims(declared)}"
         )
     return shape
 

@@ -31,6 +31,7 @@ Top = Annotated[
 InputShape = Annotated[
     str | None, typer.Option(metavar="N,C,H,W", help="Input shape to use where the model leaves it open.")
 ]
+Given = Annotated[Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -69,9 +70,7 @@ def inspect(
 @app.command()
 def verify(
     model: ModelPath,
-    input: Annotated[
-        Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")
-    ] = None,  # noqa: A002
+    input: Given = None,  # noqa: A002
     tolerance: Annotated[float, typer.Option(help="Largest allowed max|a-b|/max|b| of any tensor.")] = 1e-4,
     preprocess: Annotated[
         str | None, typer.Option(help="For a picture: imagenet, unit, raw or FILE.json.")
@@ -194,7 +193,7 @@ def _status(command: Callable[[], Any]) -> int:
         # the reader has gone; nothing can be said any more, and closing stdout must not say it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it is, no traceback
         return _fail(*_described(error))
 
 

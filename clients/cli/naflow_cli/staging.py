@@ -19,7 +19,7 @@ OURS = re.compile(
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write results into; when the block ends well they move to `folder`, else they vanish.
+    """A hidden folder to write results into; they move to `folder` when the block ends well, else vanish.
 
     Results of an earlier run in `folder` are replaced, files of other names are left alone. If the move fails
     half way, what was there before is put back.
@@ -96,7 +96,7 @@ def _publish(results: Path, folder: Path, earlier: Path) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of the files of a result folder, relative to it; of other folders in it only `overlays` is read."""
+    """Names of the files in a result folder, relative to it; of the folders in it only `overlays` counts."""
     top = [path for path in folder.iterdir() if not path.is_dir()]
     below = [path for path in folder.glob("overlays/**/*") if not path.is_dir()]
     return sorted(path.relative_to(folder).as_posix() for path in (*top, *below))

@@ -14,11 +14,11 @@ SHOWN = 10
 
 def verify_model(
     model: Path,
-    input: Path | None,
+    input: Path | None,  # noqa: A002
     tolerance: float,
     preprocess: str | None,
     seed: int,
-    json: bool,  # noqa: A002
+    json: bool,
 ) -> int:
     """Print the comparison; 0 if every tensor agrees, else 1."""
     if not 0 < tolerance < 1:
