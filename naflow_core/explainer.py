@@ -17,8 +17,9 @@ from naflow_core.explanation import Chunk, Explanation
 from naflow_core.method import Method
 from naflow_core.model.graph import TensorSpec
 from naflow_core.model.load import LoadedModel, read_model
-from naflow_core.model.program import Program, build_program
+from naflow_core.model.program import Program
 from naflow_core.model.source import Limits, Source
+from naflow_core.model.specialise import build_program
 from naflow_core.targets import ClassTarget
 from naflow_core.verify import Verification, random_inputs, run_onnxruntime, verify_program
 

@@ -338,10 +338,7 @@ def test_batch_size_does_not_matter(demo_batch: Path, tmp_path: Path) -> None:
     assert explain_demo(tmp_path / "out", "--batch-size", "2", pictures=pictures).status == 0
     for key, value in flows(demo_batch).items():
         gap = np.abs(flows(tmp_path / "out")[key] - value).max() / value.max()
-        # Another batch rounds otherwise, and below a solve that can move it by an iteration or a neuron across
-        # the threshold of abandonment: what is left is the solver's tolerance, 1e-3 a step.
-        exact = key[4:] in ("top_relu", "deepen_relu")
-        assert gap < (1e-5 if exact else 5e-3), (key, gap)
+        assert gap < 1e-5, (key, gap)
 
 
 def test_arrays_and_pictures_agree(demo_batch: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naflow_core.abandonment import contribution_mass, zero_gradient
 
+from naflow_core.abandonment import contribution_mass, zero_gradient
 from support import replicas
 
 retained = jax.jit(contribution_mass)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 
 import jax.numpy as jnp
-import naflow_core as nf
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from naflow_core import cascade
 
+import naflow_core as nf
+from naflow_core import cascade
 from support import replicas
 from support.blocks import SIZE, SPINE, Net, network, picture
 
@@ -40,7 +40,7 @@ def states(model, x, method, coefficients):
 
 @functools.cache
 def one_to_one():
-    """Only layers that lose nothing: an invertible 1x1 convolution, leaky Relu, normalisation, rearrangements."""
+    """Only layers that lose nothing: an invertible 1x1 convolution, normalisation, rearrangements."""
     net = Net(4)
     generator = np.random.default_rng(0)
     rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0] * np.array([1.0, 2.0, 0.7])

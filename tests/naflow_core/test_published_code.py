@@ -7,9 +7,10 @@ import json
 import os
 from pathlib import Path
 
-import naflow_core as nf
 import numpy as np
 import pytest
+
+import naflow_core as nf
 from naflow_client.render import normalise, upscale
 
 ROOT = Path(os.environ.get("NAFLOW_ZOO", "")) / "goldens"

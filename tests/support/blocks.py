@@ -1,4 +1,4 @@
-"""Small networks around the blocks that networks are made of. Input "x" [N, 3, 5, 5], class scores "y" [N, 4].
+"""Small networks around well-known blocks. Input "x" [N, 3, 5, 5], class scores "y" [N, 4].
 
 Every network is  x -> c0 = Conv -> r0 = Relu -> block ("b") -> top = Relu -> GlobalAveragePool -> Gemm.
 """

@@ -143,23 +143,22 @@ def _normalisations() -> list[Row]:
         return apply
 
     grouped = floats(2, 6, 4, 3)
-    name = "normalization-inverse"
+
+    def row(
+        op: str, frozen: Callable[..., np.ndarray], *inputs: np.ndarray, opset: int = 18, **attributes: Any
+    ) -> Row:
+        kind = op.removesuffix("Normalization").lower()
+        name = f"{kind}-normalization-inverse"
+        return Row(op, name, "frozen", inputs, attributes, opset=opset, frozen=frozen)
+
+    per_group, per_channel = group(np.repeat(scale, 2), np.repeat(bias, 2)), group(six, six_bias)
     return [
-        Row("InstanceNormalization", f"instance-{name}", "frozen", (X, scale, bias), {"epsilon": 1e-2}, frozen=instance),
-        Row("LayerNormalization", f"layer-{name}", "frozen", (X, six, six_bias), frozen=layer),
-        Row(
-            "LayerNormalization", f"layer-{name}", "frozen", (X, positive(3, 4, 6)), {"axis": 1, "epsilon": 1e-2},
-            frozen=layer_from_one,
-        ),
-        Row(
-            "GroupNormalization", f"group-{name}", "frozen", (grouped, scale, bias), {"num_groups": 3},
-            frozen=group(np.repeat(scale, 2), np.repeat(bias, 2)),
-        ),
-        Row(
-            "GroupNormalization", f"group-{name}", "frozen", (grouped, six, six_bias), {"num_groups": 3}, opset=21,
-            frozen=group(six, six_bias),
-        ),
-    ]  # fmt: skip
+        row("InstanceNormalization", instance, X, scale, bias, epsilon=1e-2),
+        row("LayerNormalization", layer, X, six, six_bias),
+        row("LayerNormalization", layer_from_one, X, positive(3, 4, 6), axis=1, epsilon=1e-2),
+        row("GroupNormalization", per_group, grouped, scale, bias, num_groups=3),
+        row("GroupNormalization", per_channel, grouped, six, six_bias, opset=21, num_groups=3),
+    ]
 
 
 def _rearrangements() -> list[Row]:
@@ -167,7 +166,7 @@ def _rearrangements() -> list[Row]:
         return Row(op, "rearrangement", "linear", (x, *inputs), attributes)
 
     deep = floats(2, 12, 3, 4)
-    found = [
+    return [
         *(Row(op, "passthrough", "linear", (X,)) for op in ("Identity", "Dropout")),
         Row("Cast", "passthrough", "linear", (X,), {"to": 1}),
         row("Transpose"),
@@ -188,7 +187,6 @@ def _rearrangements() -> list[Row]:
         Row("Concat", "rearrangement", "linear", (floats(2, 2, 4, 6), X), {"axis": 1}, 1),
         Row("Concat", "rearrangement", "linear", (X, floats(2, 3, 1, 6)), {"axis": -2}),
     ]
-    return found
 
 
 def _replications() -> list[Row]:
@@ -196,6 +194,7 @@ def _replications() -> list[Row]:
         return Row(op, "replication", "linear", (x, *inputs), attributes)
 
     square, odd = (2, 2), floats(2, 2, 5, 7)
+    tiles = {"kernel_shape": (3, 3), "strides": (3, 3)}
     nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     up = np.array([1, 1, 2, 3], np.float32)
     return [
@@ -209,8 +208,7 @@ def _replications() -> list[Row]:
         row("AveragePool", kernel_shape=square, strides=square, x=odd),
         row("AveragePool", kernel_shape=square, strides=square, ceil_mode=1, x=odd),
         row("AveragePool", kernel_shape=(2, 3), strides=(3, 3), x=odd),
-        row("AveragePool", kernel_shape=(3, 3), strides=(3, 3), pads=(1, 1, 1, 1), x=odd),
-        row("AveragePool", kernel_shape=(3, 3), strides=(3, 3), pads=(1, 1, 1, 1), count_include_pad=1, x=odd),
+        *(row("AveragePool", **tiles, pads=(1, 1, 1, 1), count_include_pad=count, x=odd) for count in (0, 1)),
         row("AveragePool", kernel_shape=square, strides=square, auto_pad="SAME_UPPER", x=odd),
         Row("AveragePool", "replication", "linear", (odd,),
             {"kernel_shape": (2, 3), "strides": (3, 5), "dilations": (2, 2)}, opset=19),

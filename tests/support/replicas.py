@@ -1,7 +1,7 @@
 """Slow dense re-implementations of the method in plain numpy float64, to hold the product against.
 
-The forward functions run in ONNX's reference evaluator (float64, no JAX); Jacobians are explicit matrices from
-differences; every inverse is a dense solve. One picture at a time, tiny graphs only.
+The forward functions run in ONNX's reference evaluator (float64, no JAX); Jacobians are explicit matrices
+from differences; every inverse is a dense solve. One picture at a time, tiny graphs only.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Linearised:
 
 
 def smallest_set(contribution: np.ndarray, mass: float) -> np.ndarray:
-    """Boolean: the largest contributions of one picture that sum to `mass` of the total; ties kept together."""
+    """Boolean: the largest contributions of one picture that make up `mass` of the total, ties together."""
     flat = contribution.astype(np.float64).reshape(-1)
     order = np.sort(flat)[::-1]
     if order[0] == 0:
@@ -230,7 +230,7 @@ class Layer:
 def cascade(
     model: ModelProto, x: np.ndarray, spine: Sequence[str], scores: str, target: int, options: Options
 ) -> dict[str, Layer]:
-    """METHOD.md section 2 with dense matrices, for a spine whose segments are Relus or solved by least squares.
+    """METHOD.md section 2 with dense matrices, for a spine of Relus and least-squares segments.
 
     A tensor made by a Relu lies in [0, inf); a neuron is on where the next Relu from it on is positive.
     """

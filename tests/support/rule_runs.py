@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import naflow_core as nf
 import numpy as np
+from onnx import ModelProto, helper
+
+import naflow_core as nf
 from naflow_core.analysis.plan import Segment, make_segment
 from naflow_core.inverse.registry import Site
 from naflow_core.model.program import look_up
-from onnx import ModelProto, helper
-
 from support.inverse_cases import Row
 from support.onnx_graphs import make_model, run_onnxruntime
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import naflow_core as nf
 import numpy as np
 import pytest
 from onnx import ModelProto
 
+import naflow_core as nf
 from support.blocks import Net
 
 SIZE = 8
@@ -67,7 +67,7 @@ def flattened(net: Net) -> None:
 
 
 def channels_last(net: Net) -> None:
-    """A graph from a channels-last framework: Transposes at both ends of the trunk, mean over axes 1 and 2."""
+    """A graph from a channels-last framework: Transposes around the trunk, mean over axes 1 and 2."""
     net.add("Transpose", ["x"], "t", perm=[0, 3, 1, 2])
     trunk(net, "t")
     net.add("Transpose", ["r2"], "last", perm=[0, 2, 3, 1])
@@ -137,7 +137,8 @@ def test_head_and_blocks(name):
     assert plan.head.scores == expected.scores
     assert plan.head.squashed_by == expected.squashed_by
     assert plan.blocks() == expected.blocks
-    assert plan.spine[0] == "x" and plan.spine[-1] == plan.top
+    assert plan.spine[0] == "x"
+    assert plan.spine[-1] == plan.top
     assert [s.source for s in plan.segments] + [plan.top] == list(plan.spine)
 
 
@@ -169,7 +170,8 @@ def test_the_user_may_name_the_top_feature_map():
     assert model.inspect(top_feature_map="r1").plan.spine == ("x", "c1", "r1")
     report = model.inspect(top_feature_map="r9")
     assert not report.explainable
-    assert "'r9'" in report.reason and "r1" in report.reason
+    assert "'r9'" in report.reason
+    assert "r1" in report.reason
 
 
 def test_a_feature_map_output_is_recognised():

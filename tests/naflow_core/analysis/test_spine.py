@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import naflow_core as nf
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naflow_core.analysis.spine import cut_vertices
-from naflow_core.model.program import Program
 from onnx import helper
 
+import naflow_core as nf
+from naflow_core.analysis.spine import cut_vertices
+from naflow_core.model.program import Program
 from support.onnx_graphs import make_model
 
 SHAPE = (1, 2, 3, 3)
@@ -83,8 +83,9 @@ def test_many_paths_are_counted_exactly():
 
 
 def test_squaring_is_inverted_by_its_frozen_gate():
-    nodes = [helper.make_node("Mul", ["x", "x"], ["a"]), helper.make_node("Add", ["a", "x"], ["b"]), helper.make_node("Conv", ["b", "w"], ["top"]),
-             helper.make_node("GlobalAveragePool", ["top"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]  # fmt: skip
+    made = (("Mul", "xx", "a"), ("Add", "ax", "b"), ("Conv", "bw", "c"), ("GlobalAveragePool", "c", "p"))
+    nodes = [helper.make_node(op, list(inputs), [output]) for op, inputs, output in made]
+    nodes.append(helper.make_node("Flatten", ["p"], ["y"]))
     model = make_model(nodes, {"x": SHAPE}, constants={"w": np.ones((2, 2, 1, 1), np.float32)})
     plan = nf.load(model).inspect().plan
     assert plan.spine == ("x", "b")  # the 1x1 convolution is the classifier

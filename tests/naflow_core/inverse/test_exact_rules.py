@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 
-import naflow_core as nf
 import numpy as np
+import onnx.defs
 import pytest
-from naflow_core.analysis.plan import make_segment
-from naflow_core.inverse.registry import REGISTRY, RuleRegistry
 from onnx import helper
 
+import naflow_core as nf
+from naflow_core.analysis.plan import make_segment
+from naflow_core.inverse.registry import REGISTRY, RuleRegistry
 from support import replicas
 from support.inverse_cases import ROWS
 from support.onnx_graphs import make_model
@@ -25,7 +26,12 @@ def rows(*laws: str) -> pytest.MarkDecorator:
 
 
 def test_every_registered_rule_has_a_row():
-    registered = {(op, rule) for _, op, names in REGISTRY.names() for rule in names}
+    registered = {
+        (op, rule)
+        for domain, op, names in REGISTRY.names()
+        for rule in names
+        if onnx.defs.has(op, domain)  # other tests of this process register operators of their own
+    }
     assert {(row.op_type, row.rule) for row in ROWS} == registered
 
 

@@ -6,13 +6,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import naflow_core as nf
 import numpy as np
 import pytest
+
+import naflow_core as nf
 from naflow_core.analysis.plan import make_segment
 from naflow_core.inverse.linearised import invert_linearised
 from naflow_core.solve import Stopping
-
 from support import replicas
 from support.blocks import BLOCKS, network, picture
 
@@ -100,7 +100,8 @@ def test_feasible_and_anchored_solve_stays_in_the_bounds_of_the_sum():
     bounds = (0.0, 0.8)
     ours = case.ours(case.rows, 0.3, bounds=bounds, anchored=True)
     close(ours.x, case.dense.preimage(case.y, case.rows, damping=0.3, bounds=bounds, anchored=True))
-    assert ours.x.min() >= 0 and ours.x.max() <= np.float32(0.8)
+    assert ours.x.min() >= 0
+    assert ours.x.max() <= np.float32(0.8)
 
 
 def test_no_rows_give_no_preimage_or_the_anchor_itself():
@@ -131,4 +132,5 @@ def test_the_solve_scales_with_its_right_hand_side(scale):
         matrix.astype(np.float64), np.zeros(6), np.zeros((1, 4)), np.zeros((1, 6))
     )
     close(bounded.x / scale, reference.preimage(b, np.ones(6), bounds=NON_NEGATIVE))
-    assert solved.converged.all() and bounded.converged.all()
+    assert solved.converged.all()
+    assert bounded.converged.all()

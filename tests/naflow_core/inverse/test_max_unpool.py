@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from naflow_core.ops.pool import PoolGeometry
 
+from naflow_core.ops.pool import PoolGeometry
 from support import replicas
 from support.inverse_cases import ROWS
 from support.rule_runs import RuleRun
