@@ -273,9 +273,16 @@ def _fraction(retained: Array) -> Array:
     return jnp.mean(retained, axis=tuple(range(1, retained.ndim)), dtype=jnp.float32)
 
 
-def _zero_gradient(method: Method) -> bool:
-    """A mass of 1 is the paper's rule: every neuron with a coefficient, active or not."""
-    return method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0
+def _by_zero_gradient(method: Method, segment: Segment | None) -> bool:
+    """Whether R_{k-1} is every neuron with a coefficient (a mass of 1 is the paper's rule).
+
+    Through a layer that mixes nothing, J^T G_k is zero exactly at the neurons that abandoned ones came from:
+    the retained set passes through unchanged.
+    """
+    one_to_one = segment is not None and not segment.rule.mixes
+    if method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0:
+        return True
+    return method.abandon.rule == "mass" and one_to_one
 
 
 def _finish(
@@ -288,7 +295,7 @@ def _finish(
     began: float,
 ) -> Layer:
     state, flow, fraction, total = abandon(
-        _zero_gradient(method),
+        _by_zero_gradient(method, segment),
         plan.layouts.get(tensor),
         activation,
         inverted.preimage,

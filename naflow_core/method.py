@@ -20,15 +20,18 @@ class Abandonment:
     """Which neurons are retained: all with a non-zero coefficient, or the smallest set that carries a mass.
 
     Attributes:
-        rule: "zero-gradient" (the paper's) or "mass".
+        rule: "zero-gradient" (the paper's); "mass": the set is chosen wherever neurons are mixed (at the
+            input of a convolution, pooling or composite), and one-to-one layers in between keep it;
+            "mass-each": it is chosen anew at every tensor, so that each Relu, normalisation or transpose
+            abandons some more and the maps depend on how the network was exported.
         mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries.
     """
 
-    rule: Literal["zero-gradient", "mass"]
+    rule: Literal["zero-gradient", "mass", "mass-each"]
     mass: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rule not in ("zero-gradient", "mass"):
+        if self.rule not in ("zero-gradient", "mass", "mass-each"):
             raise OptionError(
                 f"abandonment rule {self.rule!r} does not exist", hint="zero-gradient or mass:RHO"
             )
@@ -37,7 +40,7 @@ class Abandonment:
 
     @classmethod
     def parse(cls, text: str) -> Abandonment:
-        """From "zero-gradient" or "mass:0.95".
+        """From "zero-gradient", "mass:0.95" or "mass-each:0.95".
 
         Raises:
             OptionError: anything else.
@@ -48,6 +51,8 @@ class Abandonment:
         try:
             if rule == "mass":
                 return cls("mass", float(value))
+            if rule == "mass-each":
+                return cls("mass-each", float(value))
         except ValueError:
             pass
         raise OptionError(
@@ -55,7 +60,7 @@ class Abandonment:
         )
 
     def __str__(self) -> str:
-        return self.rule if self.rule == "zero-gradient" else f"mass:{self.mass:g}"
+        return self.rule if self.rule == "zero-gradient" else f"{self.rule}:{self.mass!r}"
 
 
 @dataclass(frozen=True, slots=True)

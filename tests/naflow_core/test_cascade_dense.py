@@ -21,6 +21,7 @@ CASES = {
     "anchored": Options(anchor="activation"),
     "signed": Options(anchor="signed", feasible=True, damping=0.2, mass=0.95),
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
+    "mass-each": Options(feasible=True, damping=0.2, mass=0.9, each=True),
 }
 RUNS = [
     *(("residual", case) for case in CASES),
@@ -31,9 +32,9 @@ RUNS = [
 
 
 def method(options: Options) -> nf.Method:
-    abandon = (
-        nf.Abandonment("zero-gradient") if options.mass is None else nf.Abandonment("mass", options.mass)
-    )
+    abandon = nf.Abandonment("zero-gradient")
+    if options.mass is not None:
+        abandon = nf.Abandonment("mass-each" if options.each else "mass", options.mass)
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,
         damping=options.damping, tolerance=1e-6, max_iterations=5000,

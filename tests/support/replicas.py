@@ -205,10 +205,14 @@ def flow(b: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the method that the dense cascade knows; mass None is the zero-gradient rule."""
+    """The options of the method that the dense cascade knows.
+
+    `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu.
+    """
 
     rows: str = "retained"
     mass: float | None = None
+    each: bool = False
     feasible: bool = False
     anchor: str = "origin"
     damping: float = 0.0
@@ -254,7 +258,8 @@ def cascade(
                 preimage = _solve(linear, upper, _on(values, made_by, spine[position + 1 :]), options,
                                   name in made_by and made_by[name].op_type == "Relu")  # fmt: skip
         retained = coefficients != 0
-        if options.mass is not None:
+        mixed = upper is None or made_by[spine[position + 1]].op_type != "Relu"
+        if options.mass is not None and (mixed or options.each):
             retained = smallest_set(np.abs(values[name] * coefficients), options.mass)
         upper = Layer(np.where(retained, preimage, 0), np.where(retained, coefficients, 0), retained)
         layers[name] = upper

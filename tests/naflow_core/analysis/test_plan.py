@@ -149,12 +149,11 @@ def test_layouts_of_a_channels_last_export():
     assert plan.layouts["last"] == (1, 2)
 
 
-def test_flow_of_a_channels_last_input_sums_over_its_last_axis():
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_flow_of_a_channels_last_input_equals_that_behind_its_transpose(preset):
     x = np.random.default_rng(0).normal(size=(1, SIZE, SIZE, 3)).astype(np.float32)
-    method = nf.Method.preset("paper")
-    last = {
-        f.tensor: f.map for f in nf.load(build("channels-last")).explain(x, method=method, layers="spine")
-    }
+    explanation = nf.load(build("channels-last")).explain(x, method=nf.Method.preset(preset), layers="spine")
+    last = {f.tensor: f.map for f in explanation}
     assert last["x"].shape == (1, SIZE, SIZE)
     np.testing.assert_allclose(last["x"], last["t"], rtol=1e-5)
 
