@@ -276,13 +276,12 @@ def _fraction(retained: Array) -> Array:
 def _by_zero_gradient(method: Method, segment: Segment | None) -> bool:
     """Whether R_{k-1} is every neuron with a coefficient (a mass of 1 is the paper's rule).
 
-    Through a layer that mixes nothing, J^T G_k is zero exactly at the neurons that abandoned ones came from:
+    Through a one-to-one layer, J^T G_k is zero exactly at the neurons that abandoned ones came from:
     the retained set passes through unchanged.
     """
-    one_to_one = segment is not None and not segment.rule.mixes
     if method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0:
         return True
-    return method.abandon.rule == "mass" and one_to_one
+    return method.abandon.rule == "mass" and segment is not None and segment.rule.one_to_one
 
 
 def _finish(

@@ -55,14 +55,14 @@ def _per_channel(vector: Array, rank: int) -> Array:
     return jnp.reshape(vector, (1, -1) + (1,) * (rank - 2))
 
 
-@register("InstanceNormalization", applies=lambda site: site.position == 0)
+@register("InstanceNormalization", applies=lambda site: site.position == 0, coupled=True)
 def instance_normalization_inverse(y: Array, site: Site) -> Array:
     scale, bias = (_per_channel(v, y.ndim) for v in site.inputs[1:3])
     epsilon = site.attributes.get("epsilon", 1e-5)
     return _standardised_inverse(y, site.x0, tuple(range(2, y.ndim)), scale, bias, epsilon)
 
 
-@register("LayerNormalization", applies=lambda site: site.position == 0)
+@register("LayerNormalization", applies=lambda site: site.position == 0, coupled=True)
 def layer_normalization_inverse(y: Array, site: Site) -> Array:
     axis = site.attributes.get("axis", -1)
     axes = tuple(range(axis % y.ndim, y.ndim))
@@ -70,7 +70,7 @@ def layer_normalization_inverse(y: Array, site: Site) -> Array:
     return _standardised_inverse(y, site.x0, axes, site.inputs[1], bias, site.attributes.get("epsilon", 1e-5))
 
 
-@register("GroupNormalization", applies=lambda site: site.position == 0)
+@register("GroupNormalization", applies=lambda site: site.position == 0, coupled=True)
 def group_normalization_inverse(y: Array, site: Site) -> Array:
     groups = site.attributes["num_groups"]
     per_channel = y.shape[1] // site.inputs[1].shape[0]  # up to opset 20 a group has one scale

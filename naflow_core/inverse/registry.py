@@ -74,6 +74,8 @@ class Rule:
     """A named inverse. `function` is None for least squares, which the cascade runs itself.
 
     `mixes` tells that an output neuron depends on several input neurons: such a node begins a new block.
+    `coupled` tells that neurons only share statistics (a mean, a norm): no new block, but a gradient through
+    it is nowhere zero.
     """
 
     name: str
@@ -81,6 +83,12 @@ class Rule:
     function: Callable[[Array, Site], Array] | None
     applies: Applies
     mixes: bool = False
+    coupled: bool = False
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether each retained output neuron belongs to one input neuron: retained sets carry over."""
+        return not (self.mixes or self.coupled)
 
     def invert(self, y: Array, site: Site) -> Array:
         """The preimage of `y` by this rule, kept where float32 can go on computing with it."""
@@ -109,6 +117,7 @@ class RuleRegistry:
         name: str | None = None,
         applies: Applies = _always,
         mixes: bool = False,
+        coupled: bool = False,
     ) -> Callable[[Callable[[Array, Site], Array]], Callable[[Array, Site], Array]]:
         """Decorator: add an inverse rule for one or more operators.
 
@@ -117,13 +126,16 @@ class RuleRegistry:
             name: shown in reports and manifests; default: the function's name with hyphens.
             applies: tells, from attributes and shapes, whether the rule is right for a node.
             mixes: an output neuron depends on several input neurons, as in pooling.
+            coupled: output neurons depend on each other's inputs through statistics only, as in
+                LayerNormalization.
 
         Raises:
             ValueError: the operator already has a rule of that name.
         """
 
         def add(function: Callable[[Array, Site], Array]) -> Callable[[Array, Site], Array]:
-            rule = Rule(name or function.__name__.replace("_", "-"), kind, function, applies, mixes)
+            shown = name or function.__name__.replace("_", "-")
+            rule = Rule(shown, kind, function, applies, mixes, coupled)
             for op_type in op_types:
                 rules = self._rules.setdefault((domain, op_type), [])
                 if any(known.name == rule.name for known in rules):
@@ -164,7 +176,8 @@ def frozen_gate(y: Array, site: Site) -> Array:
 
 
 FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, _always)
-register("HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu", "LRN")(frozen_gate)
+register("HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu")(frozen_gate)
+register("LRN", coupled=True)(frozen_gate)
 
 
 def known_input(site: Site, position: int) -> np.ndarray | None:
