@@ -12,7 +12,7 @@ SIZE = 6
 
 
 def network(*, folded: bool, channels_last: bool) -> ModelProto:
-    """conv - BatchNormalization - Relu - conv - Relu - pool - linear; the normalisation folded or not, the input
+    """conv - normalisation - Relu - conv - Relu - pool - linear; the normalisation folded or not, the input
     channels first or behind a Transpose, with Identity and Dropout between."""
     generator = np.random.default_rng(7)
     weights = {
