@@ -15,11 +15,11 @@ from naflow_core.errors import (
     UnsupportedOperatorError,
 )
 from naflow_core.explainer import Model, load
-from naflow_core.explanation import Explanation
+from naflow_core.explanation import Explanation, Step
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
 from naflow_core.method import PRESETS, Abandonment, Method
 from naflow_core.model.source import Limits
-from naflow_core.targets import ClassTarget, Labels
+from naflow_core.targets import ClassTarget, Labels, PerPicture
 
 __version__ = "0.1.0"
 
@@ -41,9 +41,11 @@ __all__ = [
     "NaflowError",
     "NumericalError",
     "OptionError",
+    "PerPicture",
     "Prediction",
     "Refusal",
     "Result",
+    "Step",
     "TargetError",
     "UnsupportedNode",
     "UnsupportedOperatorError",

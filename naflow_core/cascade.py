@@ -105,12 +105,12 @@ class Layer(NamedTuple):
 def run(
     plan: Plan, method: Method, values: Mapping[str, Array], top_coefficients: Array, wanted: set[str]
 ) -> Iterator[Layer]:
-    """Steps 2 to 4: yield every wanted tensor's layer, deepest first.
+    """Steps 2 to 4: yield each tensor's layer, deepest first, as far down as the last wanted one.
 
     Args:
         values: forward value of every tensor that the plan's segments read.
         top_coefficients: G_K = ds/dt_K.
-        wanted: tensor names; interior tensors of composites among them are computed too.
+        wanted: tensor names; interior tensors of composites are visited on the way to those among them.
     """
     began = time.perf_counter()
     top = values[plan.top]
@@ -126,12 +126,10 @@ def run(
         for part in inner:
             layer = step(plan, part, method, values, states[part.target])
             states[part.source] = layer.state
-            if part.source in left:
-                yield layer
+            yield layer
         layer = step(plan, segment, method, values, state)
         state = layer.state
-        if layer.tensor in left:
-            yield layer
+        yield layer
         left -= {layer.tensor, *(part.source for part in inner)}
 
 

@@ -20,7 +20,7 @@ from naflow_core.model.load import LoadedModel, read_model
 from naflow_core.model.program import Program
 from naflow_core.model.source import Limits, Source
 from naflow_core.model.specialise import build_program
-from naflow_core.targets import ClassTarget
+from naflow_core.targets import ClassTarget, PerPicture
 from naflow_core.verify import Verification, random_inputs, run_onnxruntime, verify_program
 
 Shape = tuple[int, ...]
@@ -162,7 +162,7 @@ class Model:
     def explain(
         self,
         x: np.ndarray | Mapping[str, np.ndarray],
-        target: ClassTarget | None = None,
+        target: ClassTarget | PerPicture | None = None,
         *,
         method: Method | None = None,
         layers: str | Sequence[str] = "blocks",
@@ -177,7 +177,7 @@ class Model:
 
         Args:
             x: [N, ...] as the model takes it, or a mapping from input name to array for several inputs.
-            target: what is explained; each picture's best class when None.
+            target: what is explained, for all pictures or for each; each picture's best class when None.
             method: options of the method; the preset "default" when None.
             layers: "blocks", "spine", "nodes", a tensor name or a list of names.
             output: which graph output; needed when there are several.

@@ -14,9 +14,10 @@ from naflow_core.errors import NumericalError, TargetError
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
 from naflow_core.method import Method
 from naflow_core.model.program import evaluate
-from naflow_core.targets import ClassTarget
+from naflow_core.targets import ClassTarget, PerPicture
 
 Array = Any
+NOT_FINITE = "activations are out of float32's range here, or the solve broke down; try --damping"
 
 
 @dataclass
@@ -27,12 +28,34 @@ class Chunk:
         plan: for this number of pictures.
         inputs: all graph inputs, on the device.
         values: forward value of every tensor the cascade reads; filled by the forward pass.
+        names: the tensors among them that the forward pass computes.
     """
 
     plan: Plan
     inputs: Mapping[str, Array]
     values: dict[str, Array] = field(default_factory=dict)
     top_coefficients: Array = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return int(self.inputs[self.plan.source].shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn of the cascade.
+
+    Attributes:
+        tensor: where it arrived.
+        flow: its map, None where none was asked for.
+        finite: [N] which pictures' maps are free of nan and inf; empty without a map.
+    """
+
+    tensor: str
+    flow: Flow | None
+    finite: np.ndarray
 
 
 class Explanation(Iterator[Flow]):
@@ -50,19 +73,19 @@ class Explanation(Iterator[Flow]):
         self,
         chunks: Sequence[Chunk],
         plan: Plan,
-        target: ClassTarget,
+        target: ClassTarget | PerPicture,
         method: Method,
         layers: str | Sequence[str],
     ) -> None:
         self.plan, self.method = plan, method
+        self._chunks = chunks
         self.layers = plan.layers(layers)
         wanted = set(self.layers)
-        parts = []
-        for chunk in chunks:
-            parts.append(_forward(chunk, target, wanted))
+        targets: Sequence[ClassTarget | PerPicture] = target.parts([chunk.count for chunk in chunks])
+        parts = [_forward(chunk, own, wanted) for chunk, own in zip(chunks, targets, strict=True)]
         self.prediction = _joined(parts)
         runs = [cascade.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
-        self._layers = zip(*runs, strict=True)
+        self._steps = self._turns(zip(*runs, strict=True))
 
     def __next__(self) -> Flow:
         """The next flow.
@@ -71,22 +94,47 @@ class Explanation(Iterator[Flow]):
             NumericalError: a layer's map has nan or infinite values.
         """
         while True:
-            layers = next(self._layers)
-            if layers[0].tensor in self.layers:
-                return self._flow(layers)
+            step = next(self._steps)
+            if step.flow is not None:
+                if not step.finite.all():
+                    raise NumericalError(
+                        f"the flow of layer {step.tensor!r} has nan or infinite values", hint=NOT_FINITE
+                    )
+                return step.flow
+
+    def steps(self) -> Iterator[Step]:
+        """What is left of the cascade, turn by turn: also the turns on the way to the next asked-for layer,
+        and maps that are not finite. For callers that share one thread between explanations."""
+        return self._steps
+
+    def release(self) -> None:
+        """Drop the activations of the forward pass while this explanation waits; the next turn computes them
+        again (the same ones: flows do not change)."""
+        for chunk in self._chunks:
+            chunk.values.clear()
 
     def collect(self) -> Result:
         """All flows that are left, nearest to the input first."""
         return Result(tuple(sorted(self, key=lambda flow: flow.index)), self.prediction)
 
+    def _turns(self, turns: Iterator[tuple[cascade.Layer, ...]]) -> Iterator[Step]:
+        while True:
+            for chunk in self._chunks:
+                if not chunk.values:
+                    _run_model(chunk)
+            layers = next(turns, None)
+            if layers is None:
+                return
+            tensor = layers[0].tensor
+            flow = self._flow(layers) if tensor in self.layers else None
+            finite = np.zeros(0, bool)
+            if flow is not None:
+                finite = np.isfinite(flow.map.reshape(len(flow.map), -1)).all(axis=1)
+            yield Step(tensor, flow, finite)
+
     def _flow(self, layers: Sequence[cascade.Layer]) -> Flow:
         tensor = layers[0].tensor
         maps = np.concatenate([np.asarray(layer.flow, np.float32) for layer in layers])
-        if not np.isfinite(maps).all():
-            raise NumericalError(
-                f"the flow of layer {tensor!r} has nan or infinite values",
-                hint="activations are out of float32's range here, or the solve broke down; try --damping",
-            )
         program = self.plan.program
         step = program.steps[program.producer[tensor]] if tensor in program.producer else None
         segment = layers[0].segment
@@ -114,7 +162,7 @@ class Explanation(Iterator[Flow]):
         )
 
 
-def _forward(chunk: Chunk, target: ClassTarget, wanted: set[str]) -> Prediction:
+def _forward(chunk: Chunk, target: ClassTarget | PerPicture, wanted: set[str]) -> Prediction:
     """Run the model, keep what the cascade needs, and set the coefficients at the top."""
     plan = chunk.plan
     program, head = plan.program, plan.head
@@ -125,10 +173,8 @@ def _forward(chunk: Chunk, target: ClassTarget, wanted: set[str]) -> Prediction:
         needed.update((segment.source, segment.target, *segment.operands))
         if segment.activation:
             needed.add(segment.activation)
-    names = [name for name in program.shapes if name in needed and name not in program.inputs]
-    subprogram, operands = program.extract(plan.source, names, whole=True)
-    tapped = evaluate(subprogram, chunk.inputs[plan.source], program.operands(operands, chunk.inputs))
-    chunk.values = dict(zip(names, tapped, strict=True)) | dict(chunk.inputs)
+    chunk.names = tuple(name for name in program.shapes if name in needed and name not in program.inputs)
+    _run_model(chunk)
     logits, scores = (
         _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
     )
@@ -137,6 +183,14 @@ def _forward(chunk: Chunk, target: ClassTarget, wanted: set[str]) -> Prediction:
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
     )
     return Prediction(head.output, scores, logits, head.squashed_by, indices, np.asarray(score))
+
+
+def _run_model(chunk: Chunk) -> None:
+    plan, program = chunk.plan, chunk.plan.program
+    subprogram, operands = program.extract(plan.source, chunk.names, whole=True)
+    tapped = evaluate(subprogram, chunk.inputs[plan.source], program.operands(operands, chunk.inputs))
+    chunk.values.update(zip(chunk.names, tapped, strict=True))
+    chunk.values.update(chunk.inputs)
 
 
 def _flat(value: Array, name: str, is_feature_map: bool) -> np.ndarray:

@@ -24,8 +24,13 @@ PACKAGES = {
     "naflow_client": ROOT / "clients" / "python" / "naflow_client",
 }
 DISTRIBUTIONS = {
-    ROOT: {"naflow_core/py.typed", "naflow_core/__init__.py", "naflow_cli/main.py"},
-    ROOT / "clients" / "python": {"naflow_client/py.typed", "naflow_client/__init__.py"},
+    ROOT: {"naflow_core/py.typed", "naflow_core/__init__.py", "naflow_cli/main.py", "naflow_server/app.py"},
+    ROOT / "clients" / "python": {
+        "naflow_client/py.typed",
+        "naflow_client/__init__.py",
+        "naflow/v1/py.typed",
+        "naflow/v1/explanation_pb2.py",
+    },
 }
 
 

@@ -1,6 +1,6 @@
 """What scalar is explained, and its coefficients at the top feature map."""
 
-from naflow_core.targets.classes import ClassTarget
+from naflow_core.targets.classes import ClassTarget, PerPicture
 from naflow_core.targets.labels import Labels
 
-__all__ = ["ClassTarget", "Labels"]
+__all__ = ["ClassTarget", "Labels", "PerPicture"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +72,53 @@ class ClassTarget:
                 f"class {index} does not exist", hint=f"the model has {classes} classes, 0 to {classes - 1}"
             )
         return np.full(count, index)
+
+    def parts(self, counts: Sequence[int]) -> list[ClassTarget]:
+        """The targets of batches of `counts` pictures."""
+        return [self] * len(counts)
+
+    def coefficients(
+        self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray
+    ) -> tuple[Array, Array]:
+        """Score [N] and G_K = ds/dt_K, for the classes from `indices`."""
+        return _class_coefficients(head, top, operands, jnp.asarray(indices, jnp.int32))
+
+
+@dataclass(frozen=True, slots=True)
+class PerPicture:
+    """A class target of its own for every picture of a batch.
+
+    Attributes:
+        targets: one for each picture, in order.
+    """
+
+    targets: tuple[ClassTarget, ...]
+
+    def indices(self, scores: np.ndarray) -> np.ndarray:
+        """Class index per picture.
+
+        Args:
+            scores: [N, classes] logits.
+
+        Raises:
+            TargetError: no such class.
+        """
+        found = [target.indices(scores[i : i + 1]) for i, target in enumerate(self.targets)]
+        return np.concatenate(found)
+
+    def parts(self, counts: Sequence[int]) -> list[PerPicture]:
+        """The targets of batches of `counts` pictures.
+
+        Raises:
+            TargetError: there are more or fewer pictures than targets.
+        """
+        if sum(counts) != len(self.targets):
+            raise TargetError(
+                f"{len(self.targets)} targets do not fit {sum(counts)} pictures",
+                hint="give one for each picture",
+            )
+        ends = list(itertools.accumulate(counts))
+        return [PerPicture(self.targets[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
     def coefficients(
         self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,23 @@ def note(text: str, *, quiet: bool = False) -> None:
 def line(console: Console, text: str, style: str = "") -> None:
     """One line as it is: no markup, no folding."""
     console.print(Text(text, style=style), soft_wrap=True)
+
+
+def say(out: Path, said: str, manifest: dict[str, Any], *, quiet: bool, json: bool) -> None:
+    """What came of an explanation: warnings but for the one `said` before, a line a picture, the report."""
+    for text in manifest["warnings"]:
+        if text != said:
+            note(f"naflow: {text}", quiet=quiet)
+    if quiet or json:
+        return
+    for picture in manifest["pictures"]:
+        best = picture["prediction"]["naflow"][0]
+        line(
+            ERR,
+            f"{picture['input']}: predicted {best['label']} ({best['score']:.4g}), "
+            f"explained {picture['target']['label']} over {len(manifest['layers'])} layers",
+        )
+    line(ERR, f"report: {out / 'report.html'}")
 
 
 def progress(*, quiet: bool) -> Progress:

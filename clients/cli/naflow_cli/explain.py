@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
 from naflow_cli.compilation import use_compilation_cache
-from naflow_cli.console import ERR, line, note, print_json, progress
+from naflow_cli.console import note, print_json, progress, say
 from naflow_cli.inputs import InputBatch, digest, read_inputs
 from naflow_cli.outputs import Outcome, write_outputs
 from naflow_cli.request import Request
 from naflow_cli.staging import staged
+from naflow_cli.versions import versions
+from naflow_client.presentation import TOP, Pictured
 
 DISAGREEMENT = 1e-3
 
@@ -27,7 +26,7 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
     """
     with staged(request.out) as folder:
         use_compilation_cache()
-        labels = _read_labels(request)
+        labels = read_labels(request)
         target = nf.ClassTarget.parse(request.target, labels)
         model = nf.load(request.model)
         request.check_digest(request.model, model.sha256)
@@ -42,10 +41,15 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
             manifest = write_outputs(folder, outcome)
     if json:
         print_json(manifest)
-    _say(request, outcome, manifest, quiet=quiet, json=json)
+    say(request.out, batch.note, manifest, quiet=quiet, json=json)
 
 
-def _read_labels(request: Request) -> nf.Labels | None:
+def read_labels(request: Request) -> nf.Labels | None:
+    """The class names, if the request has any.
+
+    Raises:
+        TargetError: the file cannot be read.
+    """
     if request.labels is None:
         return None
     labels = nf.Labels.read(request.labels)
@@ -78,21 +82,40 @@ def _explain(
     for flow in explanation:
         flows.append(flow)
         bars.update(task, completed=len(flows), description=f"layer flows: {flow.tensor[-40:]}")
-    result = nf.Result(tuple(sorted(flows, key=lambda flow: flow.index)), prediction)
     bars.update(task, description="checking against onnxruntime", total=None)
     reference = model.reference_scores(batch.arrays, prediction.output)
     bars.update(task, description="writing pictures")
     warnings = [batch.note] if batch.note else []
+    source, graph = model.loaded.source, model.loaded.graph
     return Outcome(
+        model={"file": source.name, "sha256": source.sha256, "top_feature_map": explanation.plan.top},
+        origin={
+            "producer": graph.producer or "not stated",
+            "opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in graph.original_opsets.items()),
+        },
+        flows=tuple(sorted(flows, key=lambda flow: flow.index)),
+        pictures=_pictured(batch, prediction, reference),
+        label=fitted.title if fitted else "class {}".format,
+        method=request.method.to_dict(),
+        versions=versions(),
         request=request.to_dict(model.sha256, batch.preprocessing),
-        model=model,
-        result=result,
-        reference=reference,
-        batch=batch,
-        labels=fitted,
-        method=request.method,
-        top_feature_map=explanation.plan.top,
         warnings=(*warnings, *_disagreements(batch, prediction.scores, reference)),
+    )
+
+
+def _pictured(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray) -> tuple[Pictured, ...]:
+    return tuple(
+        Pictured(
+            name=file.name,
+            display=file.display,
+            output=prediction.output,
+            best=tuple(prediction.best(i, TOP)),
+            target=int(prediction.target[i]),
+            logit=float(prediction.target_score[i]),
+            squashed_by=prediction.squashed_by,
+            reference=reference[i],
+        )
+        for i, file in enumerate(batch.files)
     )
 
 
@@ -108,20 +131,3 @@ def _disagreements(batch: InputBatch, ours: np.ndarray, reference: np.ndarray) -
                 "run `naflow verify` to see where"
             )
     return found
-
-
-def _say(request: Request, outcome: Outcome, manifest: dict[str, Any], *, quiet: bool, json: bool) -> None:
-    for text in manifest["warnings"]:
-        if text != outcome.batch.note:
-            note(f"naflow: {text}", quiet=quiet)
-    if quiet or json:
-        return
-    for picture in manifest["pictures"]:
-        best = picture["prediction"]["naflow"][0]
-        explained = picture["target"]
-        line(
-            ERR,
-            f"{picture['input']}: predicted {best['label']} ({best['score']:.4g}), "
-            f"explained {explained['label']} over {len(manifest['layers'])} layers",
-        )
-    line(ERR, f"report: {Path(request.out) / 'report.html'}")

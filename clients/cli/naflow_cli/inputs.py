@@ -8,13 +8,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import naflow_core as nf
 from naflow_client import Preprocessing, load_picture
+from naflow_client.pictures import array_picture
+from naflow_core.model.graph import TensorSpec
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 
@@ -44,9 +46,15 @@ class InputBatch:
     note: str
 
 
-def read_inputs(
-    model: nf.Model, paths: Sequence[Path], preprocess: str | dict[str, Any] | None
-) -> InputBatch:
+class Takes(Protocol):
+    """What is asked of a model here; `nf.Model` is one."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    def check_inputs(self, x: Any) -> dict[str, np.ndarray]: ...
+
+
+def read_inputs(model: Takes, paths: Sequence[Path], preprocess: str | dict[str, Any] | None) -> InputBatch:
     """Read pictures and arrays.
 
     Raises:
@@ -63,7 +71,7 @@ def read_inputs(
             count = len(arrays[spec.name])
             for i in range(count):
                 name = path.name if count == 1 else f"{path.name}[{i}]"
-                files.append(InputFile(name, _as_picture(arrays[spec.name][i])))
+                files.append(InputFile(name, array_picture(arrays[spec.name][i])))
         else:
             assert recipe is not None
             arrays, display = _read_picture(model, path, recipe)
@@ -82,7 +90,7 @@ def read_inputs(
     return InputBatch(joined, tuple(files), recipe.to_dict() if recipe else None, assumed)
 
 
-def _recipe(model: nf.Model, preprocess: str | dict[str, Any] | None) -> tuple[Preprocessing, str]:
+def _recipe(model: Takes, preprocess: str | dict[str, Any] | None) -> tuple[Preprocessing, str]:
     if preprocess is not None:
         return Preprocessing.load(preprocess), ""
     name = "raw" if model.inputs and model.inputs[0].dtype == "uint8" else "imagenet"
@@ -91,7 +99,7 @@ def _recipe(model: nf.Model, preprocess: str | dict[str, Any] | None) -> tuple[P
 
 
 def _read_picture(
-    model: nf.Model, path: Path, recipe: Preprocessing
+    model: Takes, path: Path, recipe: Preprocessing
 ) -> tuple[dict[str, np.ndarray], NDArray[np.uint8]]:
     if len(model.inputs) != 1:
         names = ", ".join(spec.name for spec in model.inputs)
@@ -112,7 +120,7 @@ def _read_picture(
     return {spec.name: prepared.array}, prepared.display
 
 
-def _read_arrays(model: nf.Model, path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(model: Takes, path: Path) -> dict[str, np.ndarray]:
     names = [spec.name for spec in model.inputs]
     content = _load(path)
     if isinstance(content, np.ndarray):
@@ -152,21 +160,6 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise nf.InputError(f"{path}: not a NumPy file: {reason}", hint="write it with numpy.save") from error
-
-
-def _as_picture(array: np.ndarray) -> NDArray[np.uint8]:
-    """Something to draw maps over: an array's channels, stretched to 0..255, or plain grey."""
-    image = array.astype(np.float64)
-    if image.ndim == 4:  # [C, D, H, W]: the mean over the depth
-        image = image.mean(axis=1)
-    if image.ndim == 3:
-        image = image if image.shape[-1] in (1, 3) else np.moveaxis(image, 0, -1)
-        image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
-    else:
-        image = np.zeros((64, 64, 1))
-    low, high = image.min(), image.max()
-    scaled = (image - low) / (high - low) * 255 if high > low else np.full(image.shape, 128.0)
-    return np.broadcast_to(np.rint(scaled), (*scaled.shape[:2], 3)).astype(np.uint8).copy()
 
 
 def digest(path: Path) -> str:

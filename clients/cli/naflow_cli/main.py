@@ -31,6 +31,16 @@ Top = Annotated[
 InputShape = Annotated[
     str | None, typer.Option(metavar="N,C,H,W", help="Input shape to use where the model leaves it open.")
 ]
+REMOTE_OPTIONS = (
+    "model_version",
+    "token_file",
+    "tls",
+    "tls_ca",
+    "tls_certificate",
+    "tls_key",
+    "tls_server_name",
+    "deadline",
+)
 Given = Annotated[Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")]
 
 
@@ -119,6 +129,21 @@ def explain(
     preprocess: Annotated[str | None, typer.Option(help="imagenet, unit, raw or FILE.json.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 1,
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Let this server compute; MODEL is a name there.")
+    ] = None,
+    model_version: Annotated[
+        str | None, typer.Option(help="Version of the server's model; the newest when left out.")
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the server's bearer token.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; trust the usual certificates.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="Encrypt; trust the certificates in this file.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Own certificate, for mutual TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key.")] = None,
+    tls_server_name: Annotated[
+        str | None, typer.Option(help="Name to expect in the server's certificate.")
+    ] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds for each batch of pictures.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
     json: Json = False,
 ) -> None:
@@ -156,7 +181,59 @@ def explain(
         labels=labels,
         batch_size=batch_size,
     )
-    explain_inputs(request, quiet=quiet, json=json)
+    if server is None:
+        _only_with_server(context)
+        explain_inputs(request, quiet=quiet, json=json)
+        return
+    from naflow_cli.remote import Remote, explain_remotely
+
+    files = {
+        "ca": tls_ca,
+        "certificate": tls_certificate,
+        "key": tls_key,
+        "server_name": tls_server_name,
+    }
+    remote = Remote.from_options(server, model_version, token_file, deadline, tls, files)
+    explain_remotely(request, remote, quiet=quiet, json=json)
+
+
+@app.command()
+def serve(
+    model_repository: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with NAME/VERSION/model.onnx.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if not set.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8001 if not set.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of the Prometheus metrics.")] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate chain (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Ask clients for certificates signed by these (PEM).")
+    ] = None,
+    tokens_file: Annotated[Path | None, typer.Option(help="Bearer tokens, one a line.")] = None,
+) -> None:
+    """Serve explanations over gRPC until SIGTERM. Flags win over environment, environment over --config."""
+    from naflow_cli.serve import serve_models
+
+    flags = {
+        "repository.path": model_repository,
+        "server.host": host,
+        "server.port": port,
+        "server.metrics_port": metrics_port,
+        "security.tls_certificate": tls_certificate,
+        "security.tls_key": tls_key,
+        "security.client_ca": client_ca,
+        "security.tokens_file": tokens_file,
+    }
+    raise typer.Exit(serve_models(config, flags))
+
+
+def _only_with_server(context: typer.Context) -> None:
+    """Options that would be without effect are refused."""
+    for name in REMOTE_OPTIONS:
+        if context.params.get(name):
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect without --server")
 
 
 def _nothing_beside_manifest(context: typer.Context) -> None:

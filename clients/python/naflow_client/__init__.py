@@ -1,16 +1,84 @@
-"""NAFlow without JAX: pictures in, overlays, animations and reports out."""
+"""NAFlow without JAX: a client for the explanation server; pictures in, overlays, animations, reports out."""
 
-from naflow_client.errors import ClientError, MapError, OutputError, PictureError, PreprocessingError
+from naflow_client.aio import AsyncClient, AsyncStream
+from naflow_client.answers import (
+    ClassScore,
+    Flow,
+    Header,
+    LayerDiagnostics,
+    LayerFailure,
+    LayerInfo,
+    Prediction,
+    Progress,
+    Summary,
+)
+from naflow_client.client import Client, Stream
+from naflow_client.errors import (
+    AccessError,
+    BrokenStreamError,
+    BusyError,
+    CallCancelledError,
+    CallError,
+    ClientError,
+    DeadlineError,
+    MapError,
+    NotFoundError,
+    OutputError,
+    PictureError,
+    PreprocessingError,
+    RequestError,
+    ServerError,
+    UnavailableError,
+    UnsupportedError,
+)
+from naflow_client.models import ModelReport, ModelState, ModelStatus, VersionStatus
+from naflow_client.options import ExplainOptions
 from naflow_client.pictures import load_picture
 from naflow_client.preprocess import Prepared, Preprocessing
+from naflow_client.results import Result
+from naflow_client.retry import NO_RETRIES, RetryPolicy
+from naflow_client.security import Tls
 
 __all__ = [
+    "NO_RETRIES",
+    "AccessError",
+    "AsyncClient",
+    "AsyncStream",
+    "BrokenStreamError",
+    "BusyError",
+    "CallCancelledError",
+    "CallError",
+    "ClassScore",
+    "Client",
     "ClientError",
+    "DeadlineError",
+    "ExplainOptions",
+    "Flow",
+    "Header",
+    "LayerDiagnostics",
+    "LayerFailure",
+    "LayerInfo",
     "MapError",
+    "ModelReport",
+    "ModelState",
+    "ModelStatus",
+    "NotFoundError",
     "OutputError",
     "PictureError",
+    "Prediction",
     "Prepared",
     "Preprocessing",
     "PreprocessingError",
+    "Progress",
+    "RequestError",
+    "Result",
+    "RetryPolicy",
+    "ServerError",
+    "Stream",
+    "Summary",
+    "Tls",
+    "UnavailableError",
+    "UnsupportedError",
+    "VersionStatus",
     "load_picture",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from naflow_client.errors import PictureError
@@ -83,6 +85,29 @@ def load_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> 
         ) from error
     picture.info = {"source": name}
     return picture
+
+
+def array_picture(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Something to draw maps over where only a tensor is known: its channels, stretched to 0..255.
+
+    Args:
+        array: one model input without its batch axis, [C, H, W], [H, W, C] or [C, D, H, W] (the mean over
+            the depth is shown); anything else gives plain grey.
+
+    Returns:
+        uint8 RGB [H, W, 3].
+    """
+    image = array.astype(np.float64)
+    if image.ndim == 4:
+        image = image.mean(axis=1)
+    if image.ndim == 3:
+        image = image if image.shape[-1] in (1, 3) else np.moveaxis(image, 0, -1)
+        image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
+    else:
+        image = np.zeros((64, 64, 1))
+    low, high = image.min(), image.max()
+    scaled = (image - low) / (high - low) * 255 if high > low else np.full(image.shape, 128.0)
+    return np.broadcast_to(np.rint(scaled), (*scaled.shape[:2], 3)).astype(np.uint8).copy()
 
 
 def _upright(picture: Image.Image) -> Image.Image:

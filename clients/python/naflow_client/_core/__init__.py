@@ -1,0 +1,1 @@
+"""What sync and async clients share: messages in and out, and no I/O."""

@@ -1,0 +1,264 @@
+"""Reading the events of a stream: one `Session` takes them in order and says what they mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from naflow.v1 import explanation_pb2, method_pb2, tensor_pb2
+from naflow_client._core.status import from_status
+from naflow_client.answers import (
+    ClassScore,
+    Flow,
+    Header,
+    LayerDiagnostics,
+    LayerFailure,
+    LayerInfo,
+    Prediction,
+    Progress,
+    Summary,
+)
+from naflow_client.errors import BrokenStreamError, CallError
+
+FLOATS = {
+    tensor_pb2.DATA_TYPE_FLOAT: "float32",
+    tensor_pb2.DATA_TYPE_FLOAT16: "float16",
+    tensor_pb2.DATA_TYPE_DOUBLE: "float64",
+}
+
+Item = Header | Flow | LayerFailure | Progress | Summary
+
+
+class Session:
+    """The state of one answer.
+
+    Attributes:
+        header, summary: as soon as they have come.
+        failures: layers without a map so far.
+        started: whether anything has come at all.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.header: Header | None = None
+        self.summary: Summary | None = None
+        self.failures: list[LayerFailure] = []
+        self.started = False
+        self._target = target
+        self._seen: set[int] = set()
+        self._flows = 0
+        self._announced: explanation_pb2.LayerFlow | None = None
+        self._map = bytearray()
+
+    def feed(self, event: explanation_pb2.ExplainEvent) -> Item | None:
+        """Take the next event.
+
+        Returns:
+            What it completes; None for a piece of a map, and for events that this client does not know.
+
+        Raises:
+            BrokenStreamError: the event does not fit what came before, or is damaged.
+            CallError: the server gives the whole request up.
+        """
+        self.started = True
+        kind = event.WhichOneof("event")
+        if self.summary is not None:
+            raise self._broken(f"{kind} after the summary")
+        if self._announced is not None and kind != "chunk":
+            raise self._broken(f"{kind} between the pieces of layer {self._announced.tensor!r}")
+        if kind == "progress":
+            value = event.progress
+            return Progress(value.layers_done, value.layers_total, value.tensor, value.elapsed_seconds)
+        if kind == "summary":
+            return self._summary(event.summary)
+        if kind == "header":
+            return self._header(event)
+        if kind is None:
+            return None
+        if self.header is None:
+            raise self._broken(f"{kind} before the header")
+        if kind == "layer_flow":
+            return self._layer_flow(event.layer_flow)
+        if kind == "chunk":
+            return self._chunk(event.chunk)
+        return self._layer_error(event.layer_error)
+
+    def end(self) -> None:
+        """The stream is over.
+
+        Raises:
+            BrokenStreamError: without its summary.
+        """
+        if self.summary is None:
+            got = f"{self._flows} of {len(self.header.layers)} layers" if self.header else "nothing"
+            raise self._broken(f"it ended without a summary, after {got}")
+
+    def _header(self, event: explanation_pb2.ExplainEvent) -> Header:
+        message = event.header
+        if self.header is not None:
+            raise self._broken("a second header")
+        if not message.predictions:
+            raise self._broken("a header without predictions")
+        if [layer.index for layer in message.layers] != list(range(message.total_layers)):
+            raise self._broken("the header's layers are not numbered from 0")
+        self.header = Header(
+            model=message.model_name,
+            version=message.model_version,
+            sha256=message.model_sha256,
+            output=message.output,
+            predictions=tuple(_prediction(item) for item in message.predictions),
+            layers=tuple(
+                LayerInfo(item.index, item.tensor, self._dtype(item.dtype), tuple(item.shape))
+                for item in message.layers
+            ),
+            total_bytes=message.total_bytes,
+            method=method_options(message.method),
+            request_id=event.request_id,
+        )
+        return self.header
+
+    def _layer_flow(self, message: explanation_pb2.LayerFlow) -> Flow | None:
+        info = self._expected(message.index, message.tensor)
+        shape, dtype = tuple(message.shape), self._dtype(message.dtype)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        pictures = len(self.header.predictions) if self.header else 0
+        if shape != info.shape or dtype != info.dtype or message.byte_size != size:
+            raise self._broken(f"layer {info.tensor!r} comes in another shape than announced")
+        if len(shape) < 2 or shape[0] != pictures or len(message.diagnostics.pictures) != pictures:
+            raise self._broken(f"layer {info.tensor!r} is not for {pictures} pictures")
+        if not message.data and size:
+            self._announced = message
+            return None
+        return self._flow(message, message.data)
+
+    def _chunk(self, message: explanation_pb2.Chunk) -> Flow | None:
+        announced = self._announced
+        if announced is None or message.index != announced.index:
+            raise self._broken(f"a piece of layer {message.index}, which was not announced")
+        if message.offset != len(self._map):
+            raise self._broken(f"layer {announced.tensor!r} has a gap at byte {len(self._map)}")
+        if google_crc32c.value(message.data) != message.crc32c:
+            raise self._broken(f"layer {announced.tensor!r} is damaged at byte {message.offset}")
+        self._map += message.data
+        if len(self._map) > announced.byte_size or (message.last != (len(self._map) == announced.byte_size)):
+            raise self._broken(f"layer {announced.tensor!r} has another length than announced")
+        if not message.last:
+            return None
+        data, self._map, self._announced = bytes(self._map), bytearray(), None
+        return self._flow(announced, data)
+
+    def _flow(self, message: explanation_pb2.LayerFlow, data: bytes) -> Flow:
+        if len(data) != message.byte_size:
+            raise self._broken(f"layer {message.tensor!r} has another length than announced")
+        values = np.frombuffer(data, np.dtype(self._dtype(message.dtype)).newbyteorder("<"))
+        self._flows += 1
+        return Flow(
+            message.index,
+            message.tensor,
+            _read_only(values.astype(np.float32, copy=False).reshape(message.shape)),
+            _diagnostics(message.diagnostics),
+        )
+
+    def _layer_error(self, message: explanation_pb2.LayerError) -> LayerFailure:
+        info = self._expected(message.index, message.tensor)
+        failure = LayerFailure(info.index, info.tensor, from_status(message.status, self._target))
+        self.failures.append(failure)
+        return failure
+
+    def _summary(self, message: explanation_pb2.Summary) -> Summary:
+        if message.HasField("error"):
+            raise from_status(message.error, self._target)
+        if self.header is None:
+            raise self._broken("summary before the header")
+        if (message.layers_sent, message.layers_failed) != (self._flows, len(self.failures)):
+            raise self._broken(
+                f"{message.layers_sent} maps and {message.layers_failed} failures were sent, "
+                f"{self._flows} and {len(self.failures)} came"
+            )
+        self.summary = Summary(
+            layers=message.layers_sent,
+            failed=message.layers_failed,
+            queue=message.queue_seconds,
+            compute=message.compute_seconds,
+            first_flow=message.first_flow_seconds,
+            total=message.total_seconds,
+            iterations=message.iterations,
+            batch_size=message.batch_size,
+        )
+        return self.summary
+
+    def _expected(self, index: int, tensor: str) -> LayerInfo:
+        assert self.header is not None
+        known = self.header.layers
+        if index >= len(known) or known[index].tensor != tensor or index in self._seen:
+            raise self._broken(f"layer {index} {tensor!r} was not announced, or comes twice")
+        self._seen.add(index)
+        return known[index]
+
+    def _dtype(self, value: Any) -> str:
+        if value not in FLOATS:
+            raise self._broken(f"a map of data type {value}, which this client does not know")
+        return FLOATS[value]
+
+    def _broken(self, what: str) -> CallError:
+        return BrokenStreamError(
+            f"{self._target}: the stream is broken: {what}", "what came before is sound; try again"
+        )
+
+
+def method_options(message: method_pb2.Method) -> dict[str, Any]:
+    """Options of the method by the names of `explain`'s arguments, as in manifest.json."""
+    rule = _name(method_pb2.AbandonmentRule, "ABANDONMENT_RULE", message.abandonment.rule)
+    return {
+        "inverse": _name(method_pb2.Inverse, "INVERSE", message.inverse),
+        "rows": _name(method_pb2.Rows, "ROWS", message.rows),
+        "abandon": rule if rule == "zero-gradient" else f"{rule}:{message.abandonment.mass!r}",
+        "feasible": message.feasible,
+        "anchor": _name(method_pb2.Anchor, "ANCHOR", message.anchor),
+        "damping": message.damping,
+        "tolerance": message.tolerance,
+        "max_iterations": message.max_iterations,
+    }
+
+
+def _name(enum: Any, prefix: str, value: int) -> str:
+    found = enum.DESCRIPTOR.values_by_number.get(value)
+    return found.name.removeprefix(f"{prefix}_").lower().replace("_", "-") if found else str(value)
+
+
+def _prediction(message: explanation_pb2.Prediction) -> Prediction:
+    return Prediction(
+        best=tuple(_score(item) for item in message.best),
+        target=_score(message.target),
+        target_score=message.target_score,
+        squashed_by=message.squashed_by,
+    )
+
+
+def _score(message: explanation_pb2.ClassScore) -> ClassScore:
+    return ClassScore(message.class_index, message.score)
+
+
+def _diagnostics(message: explanation_pb2.LayerDiagnostics) -> LayerDiagnostics:
+    pictures: Sequence[explanation_pb2.PictureDiagnostics] = message.pictures
+    return LayerDiagnostics(
+        node=message.node,
+        op_type=message.op_type,
+        shape=tuple(message.shape),
+        rule=message.rule,
+        retained_fraction=_read_only(np.array([item.retained_fraction for item in pictures], np.float64)),
+        iterations=_read_only(np.array([item.iterations for item in pictures], np.int64)),
+        relative_residual=_read_only(np.array([item.relative_residual for item in pictures], np.float64)),
+        converged=_read_only(np.array([item.converged for item in pictures], np.bool_)),
+        conservation_gap=_read_only(np.array([item.conservation_gap for item in pictures], np.float64)),
+        seconds=message.seconds,
+    )
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,90 @@
+"""The one table of everything a client can call; sync and async clients are made from it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from naflow.v1 import explanation_pb2 as explanation
+from naflow.v1 import model_repository_pb2 as repository
+from naflow_client.errors import ClientError
+
+EXPLANATIONS = "/naflow.v1.ExplanationService/"
+REPOSITORY = "/naflow.v1.ModelRepositoryService/"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method on the wire.
+
+    Attributes:
+        path: of the method.
+        kind: name of the function on a gRPC channel that calls such a method.
+        request, response: message types.
+        again: whether a call that failed before its answer may be made again.
+    """
+
+    path: str
+    kind: str
+    request: Any
+    response: Any
+    again: bool = True
+
+    def on(self, channel: Any) -> Any:
+        """The callable of a sync or async channel."""
+        make = getattr(channel, self.kind)
+        return make(
+            self.path,
+            request_serializer=self.request.SerializeToString,
+            response_deserializer=self.response.FromString,
+        )
+
+
+METHODS: dict[str, Method] = {
+    "explain": Method(
+        f"{EXPLANATIONS}Explain", "unary_stream", explanation.ExplainRequest, explanation.ExplainEvent
+    ),
+    "inspect": Method(
+        f"{EXPLANATIONS}InspectModel",
+        "unary_unary",
+        explanation.InspectModelRequest,
+        explanation.InspectModelResponse,
+    ),
+    "list_models": Method(
+        f"{REPOSITORY}ListModels", "unary_unary", repository.ListModelsRequest, repository.ListModelsResponse
+    ),
+    "load_model": Method(
+        f"{REPOSITORY}LoadModel", "unary_unary", repository.LoadModelRequest, repository.LoadModelResponse
+    ),
+    "unload_model": Method(
+        f"{REPOSITORY}UnloadModel",
+        "unary_unary",
+        repository.UnloadModelRequest,
+        repository.UnloadModelResponse,
+    ),
+    "upload_model": Method(
+        f"{REPOSITORY}UploadModel",
+        "stream_unary",
+        repository.UploadModelRequest,
+        repository.UploadModelResponse,
+        again=False,  # it may have been taken although the answer was lost
+    ),
+}
+
+
+class Deadline:
+    """A point in time, or none.
+
+    Raises:
+        ClientError: `seconds` is not above 0.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        if seconds is not None and not seconds > 0:
+            raise ClientError(f"deadline {seconds} must be more than 0 seconds", "leave it out for none")
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def remaining(self) -> float | None:
+        """Seconds left, never negative; None if there is no deadline."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())

@@ -1,0 +1,72 @@
+"""What a caller may ask of an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainOptions:
+    """Everything but the model and its input. None leaves a choice to the server or to the preset.
+
+    Attributes:
+        version: of the model; the newest that is ready when None.
+        target_class: index or name of the class to explain; each picture's best class when None.
+        labels: names of all classes, needed for a `target_class` by name.
+        layers: "blocks", "spine", "nodes", one tensor name or several.
+        preset: "default", "paper" or "published-code".
+        inverse: "least-squares" or "activation".
+        rows: equations that a solve keeps: "retained", "active" or "all".
+        abandon: "zero-gradient", "mass:RHO" or "mass-each:RHO".
+        feasible: keep preimages in the range of the operator that made them.
+        anchor: "origin", "activation" or "signed".
+        damping: Tikhonov parameter, >= 0.
+        tolerance: relative residual at which a solve stops, between 0 and 1.
+        max_iterations: cap for each solve.
+        output: graph output to explain.
+        top_feature_map: tensor at which the explanation starts.
+        top_k: how many of the best classes the header lists.
+        request_id: stands in the server's logs; the server makes one when "".
+    """
+
+    version: str | None = None
+    target_class: int | str | None = None
+    labels: Sequence[str] = ()
+    layers: str | Sequence[str] = "blocks"
+    preset: str = "default"
+    inverse: str | None = None
+    rows: str | None = None
+    abandon: str | None = None
+    feasible: bool | None = None
+    anchor: str | None = None
+    damping: float | None = None
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    output: str | None = None
+    top_feature_map: str | None = None
+    top_k: int = 5
+    request_id: str = ""
+
+
+class ExplainChoices(TypedDict, total=False):
+    """The fields of `ExplainOptions` as keyword arguments of `explain`."""
+
+    version: str | None
+    target_class: int | str | None
+    labels: Sequence[str]
+    layers: str | Sequence[str]
+    preset: str
+    inverse: str | None
+    rows: str | None
+    abandon: str | None
+    feasible: bool | None
+    anchor: str | None
+    damping: float | None
+    tolerance: float | None
+    max_iterations: int | None
+    output: str | None
+    top_feature_map: str | None
+    top_k: int
+    request_id: str

@@ -1,0 +1,1 @@
+"""The gRPC explanation server."""

@@ -1,0 +1,172 @@
+"""The engine's events to messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+import naflow_core as nf
+from naflow.v1 import explanation_pb2 as ex
+from naflow.v1 import method_pb2 as me
+from naflow_server.convert.tables import ABANDONMENTS, ANCHORS, DTYPE_NAMES, INVERSES, ROWS
+from naflow_server.engine import types
+from naflow_server.errors import layer_status
+
+CHUNK_BYTES = 1 << 20
+TOP_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The messages that answer one request.
+
+    Attributes:
+        request: as the engine got it.
+        top_k: classes to list for each picture; 0 means the default.
+    """
+
+    request: types.ExplainRequest
+    top_k: int = 0
+
+    def messages(self, event: types.Event) -> Iterator[ex.ExplainEvent]:
+        """One message for an event, more for a map over 1 MiB."""
+        match event:
+            case types.Header():
+                yield self._event(header=_header(event, self.request.method, self.top_k or TOP_CLASSES))
+            case types.LayerFlow():
+                yield from self._flow(event.flow)
+            case types.Progress():
+                yield self._event(
+                    progress=ex.Progress(
+                        layers_done=event.done,
+                        layers_total=event.total,
+                        tensor=event.tensor,
+                        elapsed_seconds=event.seconds,
+                    )
+                )
+            case types.LayerFailure():
+                status = layer_status(event, self.request.request_id)
+                yield self._event(
+                    layer_error=ex.LayerError(index=event.index, tensor=event.tensor, status=status)
+                )
+            case types.Summary():
+                yield self._event(summary=_summary(event))
+
+    def _event(self, **event: Any) -> ex.ExplainEvent:
+        return ex.ExplainEvent(request_id=self.request.request_id, **event)
+
+    def _flow(self, flow: nf.Flow) -> Iterator[ex.ExplainEvent]:
+        data = np.ascontiguousarray(flow.map, flow.map.dtype.newbyteorder("<")).tobytes()
+        message = ex.LayerFlow(
+            index=flow.index,
+            tensor=flow.tensor,
+            dtype=DTYPE_NAMES[flow.map.dtype.name],
+            shape=flow.map.shape,
+            byte_size=len(data),
+            diagnostics=_diagnostics(flow.diagnostics),
+        )
+        if len(data) <= CHUNK_BYTES:
+            message.data = data
+            yield self._event(layer_flow=message)
+            return
+        yield self._event(layer_flow=message)
+        for offset in range(0, len(data), CHUNK_BYTES):
+            piece = data[offset : offset + CHUNK_BYTES]
+            yield self._event(
+                chunk=ex.Chunk(
+                    index=flow.index,
+                    offset=offset,
+                    last=offset + len(piece) == len(data),
+                    crc32c=google_crc32c.value(piece),
+                    data=piece,
+                )
+            )
+
+
+def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
+    prediction = header.prediction
+    return ex.Header(
+        model_name=header.model,
+        model_version=header.version,
+        model_sha256=header.sha256,
+        output=prediction.output,
+        predictions=[
+            ex.Prediction(
+                best=[ex.ClassScore(class_index=i, score=score) for i, score in prediction.best(n, top_k)],
+                target=ex.ClassScore(
+                    class_index=int(prediction.target[n]),
+                    score=float(prediction.scores[n, prediction.target[n]]),
+                ),
+                target_score=float(prediction.target_score[n]),
+                squashed_by=prediction.squashed_by,
+            )
+            for n in range(len(prediction.scores))
+        ],
+        layers=[
+            ex.LayerInfo(
+                index=layer.index, tensor=layer.tensor, dtype=DTYPE_NAMES[layer.dtype], shape=layer.shape
+            )
+            for layer in header.layers
+        ],
+        total_layers=header.total,
+        total_bytes=sum(math.prod(la.shape) * np.dtype(la.dtype).itemsize for la in header.layers),
+        method=_method_message(method),
+    )
+
+
+def _method_message(method: nf.Method) -> me.Method:
+    return me.Method(
+        inverse=_key(INVERSES, method.inverse),
+        rows=_key(ROWS, method.rows),
+        abandonment=me.Abandonment(
+            rule=_key(ABANDONMENTS, method.abandon.rule),
+            mass=0.0 if method.abandon.rule == "zero-gradient" else method.abandon.mass,
+        ),
+        feasible=method.feasible,
+        anchor=_key(ANCHORS, method.anchor),
+        damping=method.damping,
+        tolerance=method.tolerance,
+        max_iterations=method.max_iterations,
+    )
+
+
+def _key(names: Mapping[Any, str], wanted: str) -> Any:
+    return next(key for key, name in names.items() if name == wanted)
+
+
+def _diagnostics(found: nf.LayerDiagnostics) -> ex.LayerDiagnostics:
+    return ex.LayerDiagnostics(
+        node=found.node,
+        op_type=found.op_type,
+        shape=found.shape,
+        rule=found.rule,
+        seconds=found.seconds,
+        pictures=[
+            ex.PictureDiagnostics(
+                retained_fraction=float(found.retained_fraction[n]),
+                iterations=int(found.iterations[n]),
+                relative_residual=float(found.relative_residual[n]),
+                converged=bool(found.converged[n]),
+                conservation_gap=float(found.conservation_gap[n]),
+            )
+            for n in range(len(found.retained_fraction))
+        ],
+    )
+
+
+def _summary(summary: types.Summary) -> ex.Summary:
+    return ex.Summary(
+        layers_sent=summary.layers,
+        layers_failed=summary.failed,
+        queue_seconds=summary.seconds.queue,
+        compute_seconds=summary.seconds.compute,
+        first_flow_seconds=summary.seconds.first_flow,
+        total_seconds=summary.seconds.total,
+        iterations=summary.iterations,
+        batch_size=summary.batch_size,
+    )

@@ -1,0 +1,40 @@
+"""The engine: repository, admission, scheduling and batching, with no transport."""
+
+from naflow_server.engine.call import Call
+from naflow_server.engine.engine import Engine, Statistics
+from naflow_server.engine.types import (
+    Code,
+    EngineError,
+    Event,
+    ExplainRequest,
+    Header,
+    LayerFailure,
+    LayerFlow,
+    LayerInfo,
+    ModelInfo,
+    Progress,
+    Seconds,
+    State,
+    Summary,
+    VersionInfo,
+)
+
+__all__ = [
+    "Call",
+    "Code",
+    "Engine",
+    "EngineError",
+    "Event",
+    "ExplainRequest",
+    "Header",
+    "LayerFailure",
+    "LayerFlow",
+    "LayerInfo",
+    "ModelInfo",
+    "Progress",
+    "Seconds",
+    "State",
+    "Statistics",
+    "Summary",
+    "VersionInfo",
+]

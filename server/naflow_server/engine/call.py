@@ -1,0 +1,172 @@
+"""One request in flight: the queue between the compute thread and its reader."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable
+from types import TracebackType
+
+from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Progress
+from naflow_server.engine.version import LoadedVersion
+
+
+class Call(AsyncIterator[Event]):
+    """Events of one explanation, in order: Header, then flows and failures, Summary last.
+
+    The iterator raises EngineError where the explanation ends early. Progress events are made while nothing
+    else is ready. Leaving `async with call` (or `cancel`) stops the computation between two layers.
+
+    Attributes:
+        pictures: in the request.
+        admitted: `time.monotonic()` seconds.
+        loaded: what computes it; None while its model is being loaded.
+        batch_key: calls with the same one can be computed together; None: alone.
+        batch_pictures: largest batch for it.
+        started: whether a compute thread has taken it.
+        position: how far the computation is.
+        on_room: called when a full queue has room again.
+        on_settled: called once, when nothing more is computed.
+    """
+
+    def __init__(
+        self,
+        request: ExplainRequest,
+        pictures: int,
+        *,
+        capacity: int,
+        progress_seconds: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.request = request
+        self.pictures = pictures
+        self.admitted = time.monotonic()
+        self.loaded: LoadedVersion | None = None
+        self.batch_key: Hashable = None
+        self.batch_pictures = 1
+        self.started = False
+        self.position = Progress(0, 0, "", 0.0)
+        self.on_room: Callable[[Call], None] | None = None
+        self.on_settled: Callable[[Call], None] | None = None
+        self._capacity, self._progress_seconds, self._loop = capacity, progress_seconds, loop
+        self._lock = threading.Lock()
+        self._events: deque[Event] = deque()
+        self._settled = False
+        self._error: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # Any thread
+
+    @property
+    def settled(self) -> bool:
+        """Nothing more is computed for this call: it is complete, failed, cancelled or out of time."""
+        return self._settled
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another event fits into the queue."""
+        return len(self._events) < self._capacity
+
+    def expired(self, now: float) -> bool:
+        """Whether the deadline has passed; the call is then ended."""
+        if self.request.deadline is None or now < self.request.deadline or self._settled:
+            return False
+        self.settle(_deadline_exceeded())
+        return True
+
+    def put(self, *events: Event) -> None:
+        """Hand events to the reader."""
+        with self._lock:
+            if self._settled:
+                return
+            self._events.extend(events)
+        self._wake()
+
+    def settle(self, error: EngineError | None = None) -> None:
+        """End the call after the events that are queued, with an error or (None) as complete."""
+        with self._lock:
+            if self._settled:
+                return
+            self._settled, self._error = True, error
+        if self.on_settled is not None:
+            self.on_settled(self)
+        self._wake()
+
+    def cancel(self) -> None:
+        """Stop the computation at the next layer and forget what was queued. Does nothing at the end."""
+        self.settle(EngineError(Code.CANCELLED, "the call was cancelled"))
+        with self._lock:
+            self._events.clear()
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake_reader)
+        except RuntimeError:  # the reader's event loop is closed: nobody will ever read
+            with self._lock:
+                told, self._settled = self._settled, True
+                self._events.clear()
+            if not told and self.on_settled is not None:
+                self.on_settled(self)
+
+    # The reader's event loop
+
+    def _wake_reader(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def __anext__(self) -> Event:
+        """The next event.
+
+        Raises:
+            EngineError: the explanation ended early.
+        """
+        while True:
+            with self._lock:
+                full = not self.has_room
+                event = self._events.popleft() if self._events else None
+                settled, error = self._settled, self._error
+            if event is not None:
+                if full and self.on_room is not None:
+                    self.on_room(self)
+                return event
+            if settled:
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            if not await self._wait():
+                if self.expired(time.monotonic()):
+                    continue
+                seen = self.position
+                return Progress(seen.done, seen.total, seen.tensor, time.monotonic() - self.admitted)
+
+    async def _wait(self) -> bool:
+        """Until something changes (True), the deadline passes or a sign of life is due (False)."""
+        patience = self._progress_seconds
+        if self.request.deadline is not None:
+            patience = min(patience, max(0.0, self.request.deadline - time.monotonic()))
+        self._waiter = self._loop.create_future()
+        try:
+            with self._lock:
+                if self._events or self._settled:  # came in before the waiter was set
+                    return True
+            async with asyncio.timeout(patience):
+                await self._waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._waiter = None
+        return True
+
+    async def __aenter__(self) -> Call:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+def _deadline_exceeded() -> EngineError:
+    return EngineError(Code.DEADLINE_EXCEEDED, "the deadline passed before the explanation was complete")

@@ -1,0 +1,326 @@
+"""Settings of the server: a TOML file, NAFLOW_* environment variables and command-line flags.
+
+Later ones win: defaults, then the file, then the environment, then the flags. In the environment, sections
+and fields are joined by two underscores: NAFLOW_SERVER__PORT=8001, NAFLOW_LIMITS__QUEUE=64; lists and tables
+are written as JSON. What is unknown or impossible is refused, with the name of the field.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as InvalidEnvironment
+
+MIB = 1 << 20
+GIB = 1 << 30
+PREFIX = "NAFLOW_"
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used: one line that names the field and where it came from."""
+
+
+class Section(BaseModel):
+    """Base of the sections: unknown fields are refused, nothing changes after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Section):
+    """Listening and lifecycle.
+
+    Attributes:
+        host: address to listen on; loopback unless it is opened on purpose.
+        port: of the gRPC service; 0 takes a free one.
+        metrics_host, metrics_port: of the Prometheus endpoint; no endpoint when metrics_port is None.
+        reflection: whether clients may ask for the service descriptions.
+        drain_seconds: after SIGTERM, how long the listener stays open while health says NOT_SERVING.
+        grace_seconds: how long running streams may then go on before they get UNAVAILABLE.
+        log_level: lowest level that is logged.
+        log_format: "json" (one object per line) or "text".
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8001
+    metrics_host: str = "127.0.0.1"
+    metrics_port: Port | None = None
+    reflection: bool = True
+    drain_seconds: Seconds = 5.0
+    grace_seconds: Seconds = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+class SecuritySettings(Section):
+    """TLS and authentication. Keys and tokens are never printed.
+
+    Attributes:
+        tls_certificate, tls_key: PEM files (chain and private key); plain text when both are None.
+        client_ca: PEM file of the authority that signs client certificates; required of clients when given.
+        token: bearer token that every call but health must carry.
+        tokens_file: file with one such token a line, read again when it changes; "#" starts a comment line.
+    """
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    token: SecretStr | None = None
+    tokens_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> SecuritySettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be given together")
+        if self.client_ca is not None and self.tls_certificate is None:
+            raise ValueError("client_ca needs tls_certificate and tls_key")
+        if self.token is not None and not self.token.get_secret_value().strip():
+            raise ValueError("token must not be empty")
+        return self
+
+
+class LimitSettings(Section):
+    """What one request and all requests together may cost.
+
+    Attributes:
+        message_bytes: largest gRPC message that is read.
+        pictures: in one request.
+        input_bytes: of all input tensors of one request.
+        layers: names in one request's list of layers.
+        queue: requests that wait for computation, per model; more are refused with RESOURCE_EXHAUSTED.
+        active: explanations that are computed in turns on one device. Each holds the activations of its
+            forward pass in device memory.
+        calls: requests in all states together, those whose reader has stalled included.
+        stream_requests: requests in flight on one ExplainStream call.
+        events: finished events that wait for one reader before its computation pauses.
+        stalled_seconds: how long a reader may take no event before its request is ended; no limit when None.
+        deadline_seconds: for requests that bring none; no limit when None.
+        progress_seconds: at most this long between two events of a stream.
+    """
+
+    message_bytes: PositiveInt = 64 * MIB
+    pictures: PositiveInt = 64
+    input_bytes: PositiveInt = 64 * MIB
+    layers: PositiveInt = 2000
+    queue: PositiveInt = 64
+    active: PositiveInt = 4
+    calls: PositiveInt = 512
+    stream_requests: PositiveInt = 16
+    events: Annotated[int, Field(ge=2, le=64)] = 3
+    stalled_seconds: PositiveFloat | None = 300.0
+    deadline_seconds: PositiveFloat | None = 600.0
+    progress_seconds: PositiveFloat = 10.0
+
+
+class ModelLimitSettings(Section):
+    """What a model file may cost before it is refused; see `naflow_core.Limits`.
+
+    Attributes:
+        file_bytes: the model file itself.
+        structure_bytes: the file without its weights.
+        nodes: nodes in the graph.
+        tensor_bytes: any one constant.
+        total_bytes: all constants together, external files included.
+        folded_bytes: what may be computed ahead from known values.
+    """
+
+    file_bytes: PositiveInt = 2 * GIB
+    structure_bytes: PositiveInt = 64 * MIB
+    nodes: PositiveInt = 50_000
+    tensor_bytes: PositiveInt = 2 * GIB
+    total_bytes: PositiveInt = 4 * GIB
+    folded_bytes: PositiveInt = 1 * GIB
+
+
+class BatchingSettings(Section):
+    """Sharing one computation between requests of one model, shape and method.
+
+    Attributes:
+        pictures: in one batch at most; 1 switches batching off. It helps on accelerators; on CPUs a batch
+            takes as long as its parts. A batch rounds differently from its parts: maps agree to 1e-5 on
+            small networks, to 3e-4 of their largest value on a ResNet-20. A model's max_batch_size in
+            config.pbtxt lowers it.
+        window_seconds: how long the first request of a batch waits for others.
+    """
+
+    pictures: PositiveInt = 1
+    window_seconds: Annotated[float, Field(ge=0, le=1)] = 0.003
+
+
+class UploadSettings(Section):
+    """Models that come over the wire.
+
+    Attributes:
+        enabled: off unless it is switched on.
+        bytes: of one model file.
+        chunk_bytes: of one chunk.
+        concurrent: uploads at the same time.
+        idle_seconds: after which an upload without a new chunk is dropped.
+    """
+
+    enabled: bool = False
+    bytes: PositiveInt = 1 * GIB
+    chunk_bytes: PositiveInt = 4 * MIB
+    concurrent: PositiveInt = 2
+    idle_seconds: PositiveFloat = 60.0
+
+
+class ModelSettings(Section):
+    """One model of the repository.
+
+    Attributes:
+        warm_up: input shapes that are compiled before the model is ready, each a table from input name to
+            shape with its batch axis.
+        warm_up_layers: what is compiled for them: "blocks", "spine", "nodes" or tensor names.
+    """
+
+    warm_up: tuple[dict[str, tuple[PositiveInt, ...]], ...] = ()
+    warm_up_layers: str | tuple[str, ...] = "blocks"
+
+
+class RepositorySettings(Section):
+    """The folder with the models, in Triton's layout.
+
+    Attributes:
+        path: `<path>/<name>/<version>/model.onnx`.
+        load: "all" at the start, or the names of those to load (load the others on request).
+        poll_seconds: how often the folder is looked at for changes; never when None.
+        memory_bytes: what the weights of all loaded models may take; the least recently used are unloaded
+            (and load again at their next request). No limit when None.
+        explicit: whether clients may load and unload models.
+        models: settings by model name.
+        limits: what a model file may cost.
+        upload: see there.
+    """
+
+    path: Path = Path("models")
+    load: Literal["all"] | tuple[str, ...] = "all"
+    poll_seconds: PositiveFloat | None = None
+    memory_bytes: PositiveInt | None = None
+    explicit: bool = True
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    limits: ModelLimitSettings = ModelLimitSettings()
+    upload: UploadSettings = UploadSettings()
+
+
+class CompilationSettings(Section):
+    """Compiled programs.
+
+    Attributes:
+        cache: folder where they are kept between runs; not kept when None.
+        cache_bytes: at most this much there; the least recently used go first.
+    """
+
+    cache: Path | None = None
+    cache_bytes: PositiveInt = 4 * GIB
+
+
+class Settings(BaseSettings):
+    """All settings, by section. `read_settings` builds them from file, environment and flags; built directly,
+    they are what is passed and the defaults."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    server: ServerSettings = ServerSettings()
+    security: SecuritySettings = SecuritySettings()
+    limits: LimitSettings = LimitSettings()
+    batching: BatchingSettings = BatchingSettings()
+    repository: RepositorySettings = RepositorySettings()
+    compilation: CompilationSettings = CompilationSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed; `read_settings` brings in the rest in its order."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    def printable(self) -> dict[str, Any]:
+        """Plain values for the log; secrets are masked."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        return values
+
+
+def read_settings(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from all their sources.
+
+    Args:
+        file: TOML, with a table per section.
+        flags: values by dotted name ("server.port"); None means not given.
+
+    Raises:
+        SettingsError: the file cannot be read, or a value is unknown or impossible.
+    """
+    merged: dict[str, Any] = {}
+    if file is not None:
+        _merge(merged, _read_file(file))
+    _merge(merged, _read_environment())
+    for name, value in (flags or {}).items():
+        *sections, field = name.split(".")
+        for section in reversed(sections):
+            value, field = {field: value}, section
+        if _given(value):
+            _merge(merged, {field: value})
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]  # an input may be a secret
+        field = ".".join(str(part) for part in first["loc"]) or "settings"
+        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise SettingsError(f"{field}: {reason}") from None
+
+
+def _given(value: Any) -> bool:
+    return _given(next(iter(value.values()))) if isinstance(value, dict) and value else value is not None
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"settings file {str(file)!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise SettingsError(f"settings file {str(file)!r} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"settings file {str(file)!r} is not TOML: {error}") from None
+
+
+def _read_environment() -> dict[str, Any]:
+    for name in os.environ:
+        section, joined, _ = name.upper().removeprefix(PREFIX).partition("__")
+        if name.upper().startswith(PREFIX) and joined and section.lower() not in Settings.model_fields:
+            raise SettingsError(f"environment variable {name}: there is no section {section.lower()!r}")
+    source = EnvSettingsSource(Settings, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
+    try:
+        return source()
+    except InvalidEnvironment as error:
+        raise SettingsError(f"environment: {error}") from None
