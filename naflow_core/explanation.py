@@ -11,7 +11,7 @@ import numpy as np
 from naflow_core import cascade
 from naflow_core.analysis.plan import Plan
 from naflow_core.errors import NumericalError, TargetError
-from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
+from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
 from naflow_core.method import Method
 from naflow_core.model.program import evaluate
 from naflow_core.targets import ClassTarget
@@ -132,7 +132,7 @@ def _forward(chunk: Chunk, target: ClassTarget, wanted: set[str]) -> Prediction:
     logits, scores = (
         _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
     )
-    indices = target.indices(logits)
+    indices = target.indices(logits, ranking(scores, logits))
     score, chunk.top_coefficients = target.coefficients(
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
     )

@@ -44,18 +44,19 @@ class ClassTarget:
             raise TargetError(f"--target {text!r} is not understood", hint="use top, class:281 or class:NAME")
         return cls(int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value, labels)
 
-    def indices(self, scores: np.ndarray) -> np.ndarray:
+    def indices(self, scores: np.ndarray, ranked: np.ndarray | None = None) -> np.ndarray:
         """Class index per picture.
 
         Args:
             scores: [N, classes] logits.
+            ranked: [N, classes] class indices, best first, where the order is not that of the logits.
 
         Raises:
             TargetError: no such class.
         """
         count, classes = scores.shape
         if self.wanted == "top":
-            return np.argmax(scores, axis=1)
+            return np.argmax(scores, axis=1) if ranked is None else ranked[:, 0]
         if isinstance(self.wanted, str):
             if self.labels is None:
                 raise TargetError(
