@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from naflow_core import cascade
+from naflow_core.ahead import AheadOfTime
 from naflow_core.analysis.plan import Plan
 from naflow_core.errors import NumericalError, TargetError
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
@@ -57,11 +58,16 @@ class Explanation(Iterator[Flow]):
         self.plan, self.method = plan, method
         self.layers = plan.layers(layers)
         wanted = set(self.layers)
-        parts = []
-        for chunk in chunks:
-            parts.append(_forward(chunk, target, wanted))
-        self.prediction = _joined(parts)
-        runs = [cascade.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
+        self._ahead = AheadOfTime(plan, method, wanted)
+        try:
+            self.prediction = _joined([_forward(chunk, target, wanted) for chunk in chunks])
+        except BaseException:
+            self._ahead.close()
+            raise
+        runs = [
+            cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
+            for c in chunks
+        ]
         self._layers = zip(*runs, strict=True)
 
     def __next__(self) -> Flow:
@@ -71,9 +77,17 @@ class Explanation(Iterator[Flow]):
             NumericalError: a layer's map has nan or infinite values.
         """
         while True:
-            layers = next(self._layers)
+            try:
+                layers = next(self._layers)
+            except BaseException:
+                self._ahead.close()
+                raise
             if layers[0].tensor in self.layers:
                 return self._flow(layers)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ahead"):
+            self._ahead.close()
 
     def collect(self) -> Result:
         """All flows that are left, nearest to the input first."""
