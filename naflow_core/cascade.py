@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import jax
@@ -84,11 +84,12 @@ class Numbers(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The options that change the program."""
+    """The options that change the program, and the range of the activation behind t_k."""
 
     inverse: str
     rows: str
     anchored: bool
+    interval: Interval
 
 
 class Layer(NamedTuple):
@@ -103,7 +104,12 @@ class Layer(NamedTuple):
 
 
 def run(
-    plan: Plan, method: Method, values: Mapping[str, Array], top_coefficients: Array, wanted: set[str]
+    plan: Plan,
+    method: Method,
+    values: Mapping[str, Array],
+    top_coefficients: Array,
+    wanted: set[str],
+    ready: Callable[[Segment], None] = lambda _segment: None,
 ) -> Iterator[Layer]:
     """Steps 2 to 4: yield each tensor's layer, deepest first, as far down as the last wanted one.
 
@@ -111,53 +117,65 @@ def run(
         values: forward value of every tensor that the plan's segments read.
         top_coefficients: G_K = ds/dt_K.
         wanted: tensor names; interior tensors of composites are visited on the way to those among them.
+        ready: called before each step, with its segment.
     """
     began = time.perf_counter()
     top = values[plan.top]
     layer = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
     state = layer.state
     yield layer
+    for segment, inner in turns(plan, wanted):
+        states = {segment.target: state}
+        for part in (*inner, segment):
+            ready(part)
+            layer = step(plan, part, method, values, states[part.target])
+            states[part.source] = layer.state
+            yield layer
+        state = states[segment.source]
+
+
+def turns(plan: Plan, wanted: Set[str]) -> Iterator[tuple[Segment, tuple[Segment, ...]]]:
+    """The segments to invert, deepest first, each with the steps inside it that lead to wanted tensors."""
     left = set(wanted) - {plan.top}
     for segment in reversed(plan.segments):
         if not left:
             return
         inner = plan.interior_for(segment, left)
-        states = {segment.target: state}
-        for part in inner:
-            layer = step(plan, part, method, values, states[part.target])
-            states[part.source] = layer.state
-            yield layer
-        layer = step(plan, segment, method, values, state)
-        state = layer.state
-        yield layer
-        left -= {layer.tensor, *(part.source for part in inner)}
+        yield segment, inner
+        left -= {segment.source, *(part.source for part in inner)}
 
 
 def step(plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State) -> Layer:
     """One turn of step 3, from `segment.target` to `segment.source`."""
     began = time.perf_counter()
+    inverted = invert(*arguments(plan, segment, method, values, state))
+    return _finish(plan, segment.source, segment, method, values[segment.source], inverted, began)
+
+
+def arguments(
+    plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State
+) -> tuple[Any, ...]:
+    """What `invert` is called with for one segment."""
     anchored = method.anchor == "activation" or (method.anchor == "signed" and segment.bounds[0] < 0)
-    choices = Choices(method.inverse, method.rows, anchored)
-    on = None
+    following, interval = None, REALS
     if method.rows == "active" and segment.activation is not None:
-        on = strictly_inside(values[segment.activation], plan.program.ranges[segment.activation])
-        on = on if on.shape == state.bpfm.shape else None
-    x0 = values[segment.source]
-    inverted = invert(
+        behind = values[segment.activation]
+        if behind.shape == values[segment.target].shape:
+            following, interval = behind, plan.program.ranges[segment.activation]
+    return (
         segment.subprogram,
         segment.rule,
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
-        choices,
-        x0,
+        Choices(method.inverse, method.rows, anchored, interval),
+        values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
         state,
-        on,
+        following,
         Numbers(method.damping, method.tolerance, method.max_iterations),
     )
-    return _finish(plan, segment.source, segment, method, x0, inverted, began)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
@@ -172,7 +190,7 @@ def invert(
     y0: Array,
     operands: tuple[Array, ...],
     above: State,
-    on: Array | None,
+    following: Array | None,
     numbers: Numbers,
 ) -> Inverted:
     """First half of step 3: f^{-1}(B_k) and J_k^T G_k through t_k = f(t_{k-1}).
@@ -180,7 +198,8 @@ def invert(
     Args:
         x0, y0: t_{k-1} and t_k of the forward pass.
         above: B_k, G_k, R_k.
-        on: which neurons of t_k are active (rows = "active"); None: all.
+        following: the activation behind t_k, which tells the neurons that are on (rows = "active"); None: all
+            are.
     """
 
     def function(x: Array) -> Array:
@@ -194,7 +213,7 @@ def invert(
     elif rule.function is None:
         rows = {
             "retained": above.retained,
-            "active": jnp.ones_like(above.retained) if on is None else on | above.retained,
+            "active": above.retained | _on(following, choices.interval),
             "all": jnp.ones_like(above.retained),
         }[choices.rows]
         (preimage, *solve), offset = invert_linearised(
@@ -244,9 +263,11 @@ def abandon(
     return state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient)
 
 
-def strictly_inside(values: Array, interval: Interval) -> Array:
-    """Neurons whose activation is on: strictly inside the range of the op that produced them."""
-    return (values > interval[0]) & (values < interval[1])
+def _on(activation: Array | None, interval: Interval) -> Array:
+    """Neurons whose activation is on: strictly inside the range of the op that produced it."""
+    if activation is None:
+        return jnp.asarray(True)
+    return (activation > interval[0]) & (activation < interval[1])
 
 
 def _offset(function: Any, x0: Array) -> Array:

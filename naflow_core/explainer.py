@@ -111,11 +111,16 @@ class Model:
 
         Raises:
             InputError: an input's shape is neither declared nor given.
+            AnalysisError: `output` or `top_feature_map` names nothing that can be used.
         """
         program = self.program(self.default_shapes(**(input_shapes or {})))
         try:
             plan = make_plan(program, output=output, top=top_feature_map)
-        except (AnalysisError, UnsupportedOperatorError) as error:
+        except UnsupportedOperatorError as error:
+            return CoverageReport(self.loaded, program, None, str(error))
+        except AnalysisError as error:
+            if output is not None or top_feature_map is not None:
+                raise  # a name that the caller gave, not a property of the model
             return CoverageReport(self.loaded, program, None, str(error))
         return CoverageReport(self.loaded, program, plan, "")
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from naflow_core import cascade
+from naflow_core.ahead import AheadOfTime
 from naflow_core.analysis.plan import Plan
 from naflow_core.errors import NumericalError, TargetError
-from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
+from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
 from naflow_core.method import Method
 from naflow_core.model.program import evaluate
 from naflow_core.targets import ClassTarget, PerPicture
@@ -82,9 +83,17 @@ class Explanation(Iterator[Flow]):
         self.layers = plan.layers(layers)
         wanted = set(self.layers)
         targets: Sequence[ClassTarget | PerPicture] = target.parts([chunk.count for chunk in chunks])
-        parts = [_forward(chunk, own, wanted) for chunk, own in zip(chunks, targets, strict=True)]
+        self._ahead = AheadOfTime(plan, method, wanted)
+        try:
+            parts = [_forward(chunk, own, wanted) for chunk, own in zip(chunks, targets, strict=True)]
+        except BaseException:
+            self._ahead.close()
+            raise
         self.prediction = _joined(parts)
-        runs = [cascade.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
+        runs = [
+            cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
+            for c in chunks
+        ]
         self._steps = self._turns(zip(*runs, strict=True))
 
     def __next__(self) -> Flow:
@@ -113,6 +122,10 @@ class Explanation(Iterator[Flow]):
         for chunk in self._chunks:
             chunk.values.clear()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_ahead"):
+            self._ahead.close()
+
     def collect(self) -> Result:
         """All flows that are left, nearest to the input first."""
         return Result(tuple(sorted(self, key=lambda flow: flow.index)), self.prediction)
@@ -122,8 +135,13 @@ class Explanation(Iterator[Flow]):
             for chunk in self._chunks:
                 if not chunk.values:
                     _run_model(chunk)
-            layers = next(turns, None)
+            try:
+                layers = next(turns, None)
+            except BaseException:
+                self._ahead.close()
+                raise
             if layers is None:
+                self._ahead.close()
                 return
             tensor = layers[0].tensor
             flow = self._flow(layers) if tensor in self.layers else None
@@ -178,7 +196,7 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture, wanted: set[str]) -
     logits, scores = (
         _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
     )
-    indices = target.indices(logits)
+    indices = target.indices(logits, ranking(scores, logits))
     score, chunk.top_coefficients = target.coefficients(
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
     )

@@ -88,6 +88,16 @@ class Flow:
         return f"{self.index:03d}:{self.tensor}"
 
 
+def ranking(scores: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Classes from best to worst by score; equal scores (saturated, quantised) in the order of their logits.
+
+    Args:
+        scores, logits: [N, classes].
+    """
+    keys = (-logits, -scores) if logits.shape == scores.shape else (-scores,)
+    return np.lexsort(keys, axis=1)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the model says about each picture.
@@ -110,7 +120,7 @@ class Prediction:
 
     def best(self, picture: int, count: int = 5) -> list[tuple[int, float]]:
         """(class, score) of the highest scores, best first."""
-        order = np.argsort(-self.scores[picture], kind="stable")[:count]
+        order = ranking(self.scores, self.logits)[picture, :count]
         return [(int(i), float(self.scores[picture, i])) for i in order]
 
 

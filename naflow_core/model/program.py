@@ -113,7 +113,7 @@ class Program:
         shapes: shape of every tensor that a step produces, and of the inputs.
         integers: names of the tensors whose values are integers or booleans.
         ranges: interval that contains every value of a tensor (REALS where nothing is known).
-        known: folded values, by tensor name.
+        known: what nodes make that is known without running anything (shapes, folded constants).
         unsupported: nodes that could not be built; whatever depends on them is missing from `steps`.
         skipped: names of nodes that were not reached because of an unsupported one before them.
         initializers: constants that are the file's own, equal for all input shapes.

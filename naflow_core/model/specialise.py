@@ -183,7 +183,7 @@ def build_program(
             n for n, s in builder.abstract.items() if not jnp.issubdtype(s.dtype, jnp.floating)
         ),
         ranges=builder.ranges,
-        known={o.name: builder.known[o.name] for o in graph.outputs if o.name in builder.known},
+        known={name: value for name, value in builder.known.items() if name not in graph.constants},
         unsupported=tuple(builder.unsupported),
         skipped=tuple(builder.skipped),
         initializers=frozenset(graph.constants),

@@ -46,18 +46,19 @@ class ClassTarget:
             raise TargetError(f"--target {text!r} is not understood", hint="use top, class:281 or class:NAME")
         return cls(int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value, labels)
 
-    def indices(self, scores: np.ndarray) -> np.ndarray:
+    def indices(self, scores: np.ndarray, ranked: np.ndarray | None = None) -> np.ndarray:
         """Class index per picture.
 
         Args:
             scores: [N, classes] logits.
+            ranked: [N, classes] class indices, best first, where the order is not that of the logits.
 
         Raises:
             TargetError: no such class.
         """
         count, classes = scores.shape
         if self.wanted == "top":
-            return np.argmax(scores, axis=1)
+            return np.argmax(scores, axis=1) if ranked is None else ranked[:, 0]
         if isinstance(self.wanted, str):
             if self.labels is None:
                 raise TargetError(
@@ -94,16 +95,19 @@ class PerPicture:
 
     targets: tuple[ClassTarget, ...]
 
-    def indices(self, scores: np.ndarray) -> np.ndarray:
+    def indices(self, scores: np.ndarray, ranked: np.ndarray | None = None) -> np.ndarray:
         """Class index per picture.
 
         Args:
-            scores: [N, classes] logits.
+            scores, ranked: as in `ClassTarget.indices`.
 
         Raises:
             TargetError: no such class.
         """
-        found = [target.indices(scores[i : i + 1]) for i, target in enumerate(self.targets)]
+        found = [
+            target.indices(scores[i : i + 1], None if ranked is None else ranked[i : i + 1])
+            for i, target in enumerate(self.targets)
+        ]
         return np.concatenate(found)
 
     def parts(self, counts: Sequence[int]) -> list[PerPicture]:

@@ -150,7 +150,8 @@ def test_interrupt_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interruption(tmp_path: Path, sent: signal.Signals) -> None:
     process = subprocess.Popen(
         command(
             "explain",
@@ -170,7 +171,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     give_up = time.monotonic() + 60
     while not list(tmp_path.glob(".out-*")) and process.poll() is None and time.monotonic() < give_up:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout) == (130, "")
     assert stderr.strip() == "naflow: interrupted"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +28,10 @@ def staged(folder: Path) -> Iterator[Path]:
         OptionError: `folder` cannot be written to. Found out at once, before the block runs.
     """
     missing = _missing_parents(folder)
-    scratch = None
+    scratch = _scratch_path(folder)  # named before it is made: an interruption in between leaves nothing
     try:
         try:
-            scratch = _make_scratch(folder)
+            _make_scratch(folder, scratch)
         except OSError as error:
             raise nf.OptionError(
                 f"--out {folder}: cannot be written: {error.strerror or error}",
@@ -48,8 +48,7 @@ def staged(folder: Path) -> Iterator[Path]:
                 hint="name another folder",
             ) from error
     finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         for parent in missing:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
@@ -63,13 +62,17 @@ def _missing_parents(folder: Path) -> list[Path]:
         return []
 
 
-def _make_scratch(folder: Path) -> Path:
-    if folder.is_dir():
-        return Path(tempfile.mkdtemp(prefix=".naflow-", suffix=".part", dir=folder))
-    if folder.exists() or folder.is_symlink():
+def _scratch_path(folder: Path) -> Path:
+    """Inside an existing folder, else beside the one to come: on the same file system either way."""
+    own = f"{secrets.token_hex(6)}.part"
+    return folder / f".naflow-{own}" if folder.is_dir() else folder.parent / f".{folder.name}-{own}"
+
+
+def _make_scratch(folder: Path, scratch: Path) -> None:
+    if not folder.is_dir() and (folder.exists() or folder.is_symlink()):
         raise NotADirectoryError(20, "it exists and is not a folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(mode=0o700)
 
 
 def _publish(results: Path, folder: Path, earlier: Path) -> None:

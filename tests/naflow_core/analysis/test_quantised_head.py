@@ -8,6 +8,7 @@ import pytest
 from onnx import helper
 
 import naflow_core as nf
+from naflow_core.flow import ranking
 from support.onnx_graphs import make_model
 
 
@@ -52,3 +53,19 @@ def test_saturated_logit_is_explained(softmax: bool, dequantised: bool) -> None:
     assert explanation.prediction.squashed_by == ("Softmax" if softmax else "")
     assert explanation.prediction.target_score[0] > 1  # far beyond what the integers can say
     assert next(explanation).map.max() > 0
+
+
+def test_the_explained_class_is_the_predicted_one() -> None:
+    """Rounding may put another class first than the exact logits do; what the model says counts."""
+    model = nf.load(quantised_model(softmax=True, dequantised=True))
+    for seed in range(8):
+        x = np.random.default_rng(seed).normal(size=(1, 1, 8, 8)).astype(np.float32)
+        prediction = model.explain(x, layers="top").prediction
+        assert prediction.target[0] == prediction.best(0)[0][0]
+        assert prediction.scores[0, prediction.target[0]] == prediction.scores.max()
+
+
+def test_equal_scores_are_ranked_by_their_logits() -> None:
+    scores, logits = np.array([[0.5, 1.0, 1.0, 0.5]]), np.array([[3.0, 1.0, 2.0, 4.0]])
+    np.testing.assert_array_equal(ranking(scores, logits), [[2, 1, 3, 0]])
+    np.testing.assert_array_equal(ranking(scores[:, :3], logits), [[1, 2, 0]])

@@ -1,0 +1,96 @@
+"""Compiling the steps of a cascade before their turn, on other threads.
+
+XLA compiles one program on about one core, and releases Python while it does. The steps of a cascade are
+known from its plan, so those that this process has not compiled yet are compiled side by side, in the order
+in which they will be needed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from naflow_core import cascade
+from naflow_core.analysis.plan import Plan, Segment
+from naflow_core.method import Method
+
+MOST_THREADS = 8
+
+_compiled: set[Hashable] = set()
+_lock = threading.Lock()
+
+
+class AheadOfTime:
+    """Compiles on threads from the moment it is made; `wait` before a step, `close` at the end."""
+
+    def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
+        self._futures: dict[tuple[str, str], Future[None]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        pending = list(_missing(plan, method, wanted))
+        threads = min(MOST_THREADS, os.cpu_count() or 1)
+        if threads > 1 and len(pending) > 1:
+            self._pool = ThreadPoolExecutor(threads, "naflow-compile")
+            for segment, key, call in pending:
+                done = self._pool.submit(_compile, key, call)
+                self._futures[segment.source, segment.target] = done
+
+    def wait(self, segment: Segment) -> None:
+        """Return when the step is compiled, if it was one that had to be."""
+        future = self._futures.get((segment.source, segment.target))
+        if future is not None:
+            future.result()
+
+    def close(self) -> None:
+        """Drop what has not begun."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
+    """Forward values as far as they are known before the forward pass: their shapes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._program = plan.program
+
+    def __getitem__(self, name: str) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self._program.shapes[name], np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._program.shapes)
+
+    def __len__(self) -> int:
+        return len(self._program.shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._program.shapes
+
+
+def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Segment, Hashable, Any]]:
+    """The steps to come whose program has not been compiled, each program once."""
+    values = _Shapes(plan)
+    seen: set[Hashable] = set()
+    for segment, inner in cascade.turns(plan, wanted):
+        for part in (*inner, segment):
+            shape = values[part.target].shape
+            number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
+            call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
+            key = (*call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
+            if key not in seen and key not in _compiled:
+                seen.add(key)
+                yield part, key, call
+
+
+def _signature(array: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(array.shape), str(array.dtype)
+
+
+def _compile(key: Hashable, call: tuple[Any, ...]) -> None:
+    cascade.invert.lower(*call).compile()
+    with _lock:
+        _compiled.add(key)

@@ -1,0 +1,70 @@
+"""Compiling ahead changes when programs are made, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import naflow_core as nf
+from naflow_core import ahead
+from support.blocks import network, picture
+
+
+def compile_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("naflow-compile")]
+
+
+def wait_for_threads_to_end() -> bool:
+    give_up = time.monotonic() + 60
+    while compile_threads() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return not compile_threads()
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_compiled", set())
+    monkeypatch.setattr(ahead.os, "cpu_count", lambda: 4)
+
+
+def explain(rows: str = "retained") -> list[np.ndarray]:
+    model = nf.load(network("residual"))
+    return [flow.map for flow in model.explain(picture(1), method=nf.Method(rows=rows), layers="spine")]
+
+
+@pytest.mark.parametrize("rows", ["retained", "active"])
+def test_flows_are_the_same_as_one_after_the_other(rows, monkeypatch, nothing_compiled):
+    together = explain(rows)
+    monkeypatch.setattr(ahead, "MOST_THREADS", 1)
+    for a, b in zip(together, explain(rows), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert wait_for_threads_to_end()
+
+
+def test_what_is_compiled_is_not_compiled_again(monkeypatch, nothing_compiled):
+    explain()
+    made = set(ahead._compiled)
+    assert made
+    compiled: list[object] = []
+    monkeypatch.setattr(ahead, "_compile", lambda key, _call: compiled.append(key))
+    explain()
+    assert compiled == []
+
+
+def test_an_abandoned_explanation_leaves_no_thread(nothing_compiled):
+    explanation = nf.load(network("residual")).explain(picture(1), layers="spine")
+    next(explanation)
+    del explanation
+    assert wait_for_threads_to_end()
+
+
+def test_a_failure_while_compiling_reaches_the_caller(monkeypatch, nothing_compiled):
+    def fail(_key, _call):
+        raise RuntimeError("no compiler today")
+
+    monkeypatch.setattr(ahead, "_compile", fail)
+    with pytest.raises(RuntimeError, match="no compiler today"):
+        explain()
