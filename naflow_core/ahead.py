@@ -31,14 +31,13 @@ class AheadOfTime:
 
     def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
         self._futures: dict[tuple[str, str], Future[None]] = {}
-        self._pool: ThreadPoolExecutor | None = None
         pending = list(_missing(plan, method, wanted))
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
-            self._pool = ThreadPoolExecutor(threads, "naflow-compile")
+            pool = ThreadPoolExecutor(threads, "naflow-compile")
             for segment, key, call in pending:
-                done = self._pool.submit(_compile, key, call)
-                self._futures[segment.source, segment.target] = done
+                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call)
+            pool.shutdown(wait=False)  # the threads end with the last of these
 
     def wait(self, segment: Segment) -> None:
         """Return when the step is compiled, if it was one that had to be."""
@@ -48,8 +47,8 @@ class AheadOfTime:
 
     def close(self) -> None:
         """Drop what has not begun."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for future in self._futures.values():
+            future.cancel()
 
 
 class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,21 +14,21 @@ from naflow_core import ahead
 from support.blocks import network, picture
 
 
-def compile_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("naflow-compile")]
-
-
-def wait_for_threads_to_end() -> bool:
-    give_up = time.monotonic() + 60
-    while compile_threads() and time.monotonic() < give_up:
-        time.sleep(0.05)
-    return not compile_threads()
+def compile_threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("naflow-compile")}
 
 
 @pytest.fixture
-def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a new process on a machine with several cores; no thread of ours is left afterwards."""
     monkeypatch.setattr(ahead, "_compiled", set())
     monkeypatch.setattr(ahead.os, "cpu_count", lambda: 4)
+    before = compile_threads()
+    yield
+    give_up = time.monotonic() + 120
+    while compile_threads() - before and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not compile_threads() - before
 
 
 def explain(rows: str = "retained") -> list[np.ndarray]:
@@ -41,7 +42,6 @@ def test_flows_are_the_same_as_one_after_the_other(rows, monkeypatch, nothing_co
     monkeypatch.setattr(ahead, "MOST_THREADS", 1)
     for a, b in zip(together, explain(rows), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert wait_for_threads_to_end()
 
 
 def test_what_is_compiled_is_not_compiled_again(monkeypatch, nothing_compiled):
@@ -58,7 +58,6 @@ def test_an_abandoned_explanation_leaves_no_thread(nothing_compiled):
     explanation = nf.load(network("residual")).explain(picture(1), layers="spine")
     next(explanation)
     del explanation
-    assert wait_for_threads_to_end()
 
 
 def test_a_failure_while_compiling_reaches_the_caller(monkeypatch, nothing_compiled):
