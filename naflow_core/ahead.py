@@ -52,13 +52,13 @@ class AheadOfTime:
 
 
 class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
-    """Forward values as far as they are known before the forward pass: their shapes."""
+    """Forward values as far as they are known before the forward pass: their shapes and types."""
 
     def __init__(self, plan: Plan) -> None:
         self._program = plan.program
 
     def __getitem__(self, name: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self._program.shapes[name], np.float32)
+        return self._program.struct(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._program.shapes)

@@ -130,19 +130,21 @@ class Model:
         *,
         tolerance: float = 1e-4,
         seed: int = 0,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> Verification:
         """Compare every tensor of the normalised graph with onnxruntime.
 
         Args:
             x: input; standard normal numbers (or uniform integers) from `seed` when None.
             tolerance: largest allowed max|a - b| / max|b|.
+            input_shapes: by input name, for an `x` of None where the model leaves sizes open.
 
         Raises:
             UnsupportedOperatorError: a node cannot be computed.
             InputError: `x` does not fit.
         """
         if x is None:
-            x = random_inputs(self.inputs, self.default_shapes(), seed)
+            x = random_inputs(self.inputs, self.default_shapes(**(input_shapes or {})), seed)
         feeds = self.check_inputs(x)
         program = self.program({name: value.shape for name, value in feeds.items()})
         values = {name: device_value(value) for name, value in feeds.items()}
@@ -296,5 +298,7 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
 
 
 def device_value(array: np.ndarray) -> Any:
-    """An input as the program takes it: small unsigned integers are carried as float32."""
-    return jnp.asarray(array, jnp.float32) if array.dtype in (np.uint8, np.int8) else jnp.asarray(array)
+    """An input as the program takes it: integers of 8 and 16 bits in float32, wider ones in int32."""
+    if array.dtype.kind in "iu":
+        return jnp.asarray(array.astype(np.float32 if array.dtype.itemsize < 4 else np.int32))
+    return jnp.asarray(array)

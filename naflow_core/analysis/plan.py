@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import numpy as np
 
 from naflow_core.analysis.head import Head, find_head
 from naflow_core.analysis.spine import cut_vertices
@@ -191,7 +190,7 @@ def make_segment(program: Program, source: str, target: str, following: Sequence
 
 def _struct(program: Program, name: str) -> jax.ShapeDtypeStruct:
     if name in program.shapes:
-        return jax.ShapeDtypeStruct(program.shapes[name], np.float32)
+        return program.struct(name)
     return jax.ShapeDtypeStruct(program.constants[name].shape, program.constants[name].dtype)
 
 
@@ -207,7 +206,7 @@ def _choose_rule(
     if (
         len(steps) == 1
         and steps[0].sources.count(source) == 1
-        and len([o for o in steps[0].outputs if o]) == 1
+        and len([o for o in steps[0].outputs if o and o not in program.integers]) == 1
     ):
         position = steps[0].sources.index(source)
         inputs = tuple(

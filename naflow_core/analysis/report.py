@@ -73,8 +73,10 @@ class CoverageReport:
         }
 
     def _node(self, node: Node) -> dict[str, Any]:
-        refused = {u.node for u in self.program.unsupported}
-        rule, kind = self._rule(node) if node.name not in refused else (None, None)
+        refused = any(
+            u.node == node.name or u.node.startswith(f"{node.name}/") for u in self.program.unsupported
+        )
+        rule, kind = (None, None) if refused else self._rule(node)
         return {
             "name": node.name,
             "op_type": node.op_type,
@@ -82,7 +84,7 @@ class CoverageReport:
             "since_version": _since(node),
             "rule": rule,
             "class": kind,
-            "supported": node.name not in refused,
+            "supported": not refused,
         }
 
     def _rule(self, node: Node) -> tuple[str | None, str | None]:

@@ -79,6 +79,21 @@ def tanh_inverse(y: Array, _site: Site) -> Array:
     return jnp.arctanh(jnp.clip(y, EDGE - 1.0, 1.0 - EDGE))
 
 
+@register("Asinh")
+def asinh_inverse(y: Array, _site: Site) -> Array:
+    return jnp.sinh(jnp.clip(y, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+
+
+@register("Atanh")
+def atanh_inverse(y: Array, _site: Site) -> Array:
+    return jnp.tanh(y)
+
+
+@register("Sinh")
+def sinh_inverse(y: Array, _site: Site) -> Array:
+    return jnp.arcsinh(y)
+
+
 @register("Exp")
 def exp_inverse(y: Array, _site: Site) -> Array:
     return jnp.log(jnp.maximum(y, jnp.finfo(jnp.float32).tiny))

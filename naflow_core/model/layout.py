@@ -16,11 +16,15 @@ CHANNELS_FIRST = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
     | {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN"}
     | {"DepthToSpace", "SpaceToDepth", "Resize"}
+    | {"LpPool", "GlobalLpPool", "MaxUnpool", "GridSample", "DeformConv"}
 )
 AXIS_KEEPING = frozenset(
     {"Pad", "Slice", "Split", "Concat", "Identity", "Dropout", "Cast", "Tile", "Expand", "Resize"}
     | {"Softmax", "LogSoftmax", "LayerNormalization", "QuantizeLinear", "DequantizeLinear"}
     | {"Mean", "Sum", "Min", "Max"}
+    | {"LpNormalization", "MeanVarianceNormalization", "RMSNormalization", "Hardmax", "CumSum"}
+    | {"CenterCropPad", "DynamicQuantizeLinear", "Gather", "GatherElements", "ReverseSequence"}
+    | {"ScatterElements", "ScatterND", "TopK", "Trilu"}
 )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -123,6 +125,23 @@ def test_model_without_feature_map_is_not_explainable(tmp_path: Path) -> None:
     assert "no tensor with spatial axes" in ended.json["reason"]
 
 
+def test_an_unsupported_operator_is_named_with_the_line_that_would_add_it(tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="stem"),
+        helper.make_node("Twist", ["c"], ["y"], name="odd", domain="my.ops"),
+    ]
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32)}
+    onnx.save(make_model(nodes, {"x": [1, 3, 8, 8]}, constants=weights, extra_opsets={"my.ops": 4}), path)
+    begin = time.perf_counter()
+    ended = naflow("inspect", path)
+    assert time.perf_counter() - begin < 1.0
+    assert ended.status == 1
+    text = " ".join(ended.stdout.split())
+    assert "node 'odd' (Twist): no operator my.ops:Twist is registered" in text
+    assert "@nf.ops.register(\"Twist\", domain='my.ops', since=4)" in text
+
+
 def test_another_top_feature_map_shortens_the_spine() -> None:
     report = naflow("inspect", DEMO_MODEL, "--top-feature-map", "widen_relu", "--json").json
     assert report["top_feature_map"] == "widen_relu"
@@ -131,7 +150,8 @@ def test_another_top_feature_map_shortens_the_spine() -> None:
 
 def test_input_shape_must_fit_the_declaration() -> None:
     assert naflow("inspect", DEMO_MODEL, "--input-shape", "1,1,64,64").status == 0
-    for wrong in ("1,3,64,64", "1x1x32x32", "64,64", "1,1,64,0", "wide"):
+    assert naflow("inspect", DEMO_MODEL, "--input-shape", "image=1x1x64x64").status == 0
+    for wrong in ("1,3,64,64", "1x1x32x32", "64,64", "1,1,64,0", "wide", "other=1,1,64,64", "image="):
         ended = naflow("inspect", DEMO_MODEL, "--input-shape", wrong)
         assert (ended.status, ended.stdout) == (2, "")
         assert ended.stderr.startswith("naflow: --input-shape")
