@@ -16,10 +16,20 @@ from naflow_core.errors import (
 )
 from naflow_core.explainer import Model, load
 from naflow_core.explanation import Explanation, Step
-from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result
+from naflow_core.flow import Flow, LayerDiagnostics, Neighbour, Prediction, Result, Similarity
 from naflow_core.method import PRESETS, Abandonment, Method
 from naflow_core.model.source import Limits
-from naflow_core.targets import ClassTarget, Labels, PerPicture
+from naflow_core.pairs import Pair, explain_pair, point_to_point
+from naflow_core.targets import (
+    Bank,
+    BankTarget,
+    ClassTarget,
+    Labels,
+    PerPicture,
+    PrototypeTarget,
+    SimilarityTarget,
+    metrics,
+)
 
 __version__ = "0.1.0"
 
@@ -27,6 +37,8 @@ __all__ = [
     "PRESETS",
     "Abandonment",
     "AnalysisError",
+    "Bank",
+    "BankTarget",
     "ClassTarget",
     "CoverageReport",
     "Explanation",
@@ -39,18 +51,26 @@ __all__ = [
     "Model",
     "ModelError",
     "NaflowError",
+    "Neighbour",
     "NumericalError",
     "OptionError",
+    "Pair",
     "PerPicture",
     "Prediction",
+    "PrototypeTarget",
     "Refusal",
     "Result",
+    "Similarity",
+    "SimilarityTarget",
     "Step",
     "TargetError",
     "UnsupportedNode",
     "UnsupportedOperatorError",
     "__version__",
+    "explain_pair",
     "inverse",
     "load",
+    "metrics",
     "ops",
+    "point_to_point",
 ]

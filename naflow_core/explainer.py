@@ -10,20 +10,30 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from naflow_core.analysis.head import scores_output
 from naflow_core.analysis.plan import Plan, make_plan
 from naflow_core.analysis.report import CoverageReport
-from naflow_core.errors import AnalysisError, InputError, NaflowError, UnsupportedOperatorError
+from naflow_core.errors import (
+    AnalysisError,
+    InputError,
+    NaflowError,
+    NumericalError,
+    UnsupportedOperatorError,
+)
 from naflow_core.explanation import Chunk, Explanation
 from naflow_core.method import Method
 from naflow_core.model.graph import TensorSpec
 from naflow_core.model.load import LoadedModel, read_model
-from naflow_core.model.program import Program
+from naflow_core.model.program import Program, evaluate
 from naflow_core.model.source import Limits, Source
 from naflow_core.model.specialise import build_program
-from naflow_core.targets import ClassTarget, PerPicture
+from naflow_core.targets import BankTarget, ClassTarget, PerPicture, PrototypeTarget, SimilarityTarget
+from naflow_core.targets.aim import Aimed, Space
 from naflow_core.verify import Verification, random_inputs, run_onnxruntime, verify_program
 
 Shape = tuple[int, ...]
+SimilarityKind = SimilarityTarget | PrototypeTarget | BankTarget
+Target = ClassTarget | PerPicture | SimilarityKind
 CACHED_PROGRAMS = 16
 DEFAULT_SPATIAL = 224
 DEFAULT_LIMITS = Limits()
@@ -169,7 +179,7 @@ class Model:
     def explain(
         self,
         x: np.ndarray | Mapping[str, np.ndarray],
-        target: ClassTarget | PerPicture | None = None,
+        target: Target | None = None,
         *,
         method: Method | None = None,
         layers: str | Sequence[str] = "blocks",
@@ -184,7 +194,8 @@ class Model:
 
         Args:
             x: [N, ...] as the model takes it, or a mapping from input name to array for several inputs.
-            target: what is explained, for all pictures or for each; each picture's best class when None.
+            target: what is explained, for all pictures or for each: a class, or a similarity for models that
+                give embeddings; each picture's best class when None.
             method: options of the method; the preset "default" when None.
             layers: "blocks", "spine", "nodes", a tensor name or a list of names.
             output: which graph output; needed when there are several.
@@ -196,8 +207,71 @@ class Model:
             NumericalError: the model gives nan or inf for this input.
         """
         feeds = self.check_inputs(x)
-        chunks, plan = self._chunks(feeds, batch_size, output, top_feature_map)
-        return Explanation(chunks, plan, target or ClassTarget(), method or Method(), layers)
+        similar = isinstance(target, SimilarityKind)
+        chunks, plan = self._chunks(feeds, batch_size, output, top_feature_map, similar)
+        aimed: ClassTarget | PerPicture | Aimed
+        if isinstance(target, SimilarityKind):
+            shape = plan.program.shapes[plan.head.output][1:]
+            aimed = target.bind(Space(self, plan.head.output, shape, batch_size))
+        else:
+            aimed = target or ClassTarget()
+        return Explanation(chunks, plan, aimed, method or Method(), layers)
+
+    def plan(
+        self,
+        x: np.ndarray | Mapping[str, np.ndarray],
+        *,
+        output: str | None = None,
+        top_feature_map: str | None = None,
+    ) -> Plan:
+        """How the similarity of pictures `x` would be explained, all of them in one batch.
+
+        Raises:
+            InputError, AnalysisError, UnsupportedOperatorError: as for `explain`.
+        """
+        feeds = self.check_inputs(x)
+        return self._plan(feeds, _pictures(feeds), output, top_feature_map, embedding=True)
+
+    def embed(
+        self,
+        x: np.ndarray | Mapping[str, np.ndarray],
+        *,
+        output: str | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Embeddings of pictures: one output of the model as float32, [N, C] or [N, C, H, W].
+
+        Args:
+            x: as for `explain`.
+            output: which graph output; needed when there are several.
+            batch_size: pictures per batch; all at once when None (or what the model's fixed batch asks for).
+
+        Raises:
+            InputError, AnalysisError, UnsupportedOperatorError: as for `explain`.
+            NumericalError: the output has nan or infinite values.
+        """
+        feeds = self.check_inputs(x)
+        total = _pictures(feeds)
+        sizes = [self._fixed_batch() or min(batch_size or total, total)]
+        if sizes[0] > 1 and not self._fixed_batch():
+            sizes.append(1)  # a batch size may be written into the graph, although the input declares none
+        for size in sizes:
+            program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})
+            if not program.unsupported:
+                break
+        name = scores_output(program, output)
+        source = next(iter(program.inputs))
+        subprogram, operands = program.extract(source, (name,), whole=True)
+        parts = []
+        for begin in range(0, total, size):
+            part = {
+                key: device_value(_filled(value[begin : begin + size], size)) for key, value in feeds.items()
+            }
+            parts += evaluate(subprogram, part[source], program.operands(operands, part))
+        found = np.concatenate([np.asarray(part, np.float32) for part in parts])[:total]
+        if not np.isfinite(found).all():
+            raise NumericalError(f"output {name!r} has nan or infinite values", hint="check preprocessing")
+        return found
 
     def check_inputs(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs by name, checked against the declaration.
@@ -227,12 +301,14 @@ class Model:
         return sizes.pop() if len(sizes) == 1 else None
 
     def _chunks(
-        self, feeds: dict[str, np.ndarray], batch_size: int | None, output: str | None, top: str | None
+        self,
+        feeds: dict[str, np.ndarray],
+        batch_size: int | None,
+        output: str | None,
+        top: str | None,
+        embedding: bool = False,
     ) -> tuple[list[Chunk], Plan]:
-        count = {value.shape[0] for value in feeds.values()}
-        if len(count) != 1:
-            raise InputError("all inputs must have the same number of pictures on axis 0")
-        total = count.pop()
+        total = _pictures(feeds)
         fixed = self._fixed_batch()
         size = fixed or min(batch_size or total, total)
         if size < 1:
@@ -240,26 +316,41 @@ class Model:
         if total % size and fixed:
             raise InputError(f"the model takes batches of {size}, the input has {total} pictures")
         try:
-            plan = self._plan(feeds, size, output, top)
+            plan = self._plan(feeds, size, output, top, embedding)
         except NaflowError:
             if size == 1 or fixed:
                 raise
             size = 1  # a batch size written into the graph, although the input declares none
-            plan = self._plan(feeds, size, output, top)
+            plan = self._plan(feeds, size, output, top, embedding)
         chunks = []
         for begin in range(0, total, size):
             part = {name: value[begin : begin + size] for name, value in feeds.items()}
             length = len(next(iter(part.values())))
-            own = plan if length == size else self._plan(feeds, length, output, top)
+            own = plan if length == size else self._plan(feeds, length, output, top, embedding)
             chunks.append(Chunk(own, {name: device_value(value) for name, value in part.items()}))
         return chunks, plan
 
-    def _plan(self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None) -> Plan:
+    def _plan(
+        self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None, embedding: bool
+    ) -> Plan:
         return make_plan(
             self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}),
             output=output,
             top=top,
+            embedding=embedding,
         )
+
+
+def _pictures(feeds: Mapping[str, np.ndarray]) -> int:
+    count = {value.shape[0] for value in feeds.values()}
+    if len(count) != 1:
+        raise InputError("all inputs must have the same number of pictures on axis 0")
+    return count.pop()
+
+
+def _filled(part: np.ndarray, size: int) -> np.ndarray:
+    """A last, shorter batch at full size: the same program again. What was added is cut off later."""
+    return part if len(part) == size else np.concatenate([part, *[part[-1:]] * (size - len(part))])
 
 
 def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:

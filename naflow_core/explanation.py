@@ -16,6 +16,7 @@ from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
 from naflow_core.method import Method
 from naflow_core.model.program import evaluate
 from naflow_core.targets import ClassTarget, PerPicture
+from naflow_core.targets.aim import Aimed, joined, pull_back
 
 Array = Any
 NOT_FINITE = "activations are out of float32's range here, or the solve broke down; try --damping"
@@ -74,7 +75,7 @@ class Explanation(Iterator[Flow]):
         self,
         chunks: Sequence[Chunk],
         plan: Plan,
-        target: ClassTarget | PerPicture,
+        target: ClassTarget | PerPicture | Aimed,
         method: Method,
         layers: str | Sequence[str],
     ) -> None:
@@ -82,7 +83,7 @@ class Explanation(Iterator[Flow]):
         self._chunks = chunks
         self.layers = plan.layers(layers)
         wanted = set(self.layers)
-        targets: Sequence[ClassTarget | PerPicture] = target.parts([chunk.count for chunk in chunks])
+        targets: Sequence[ClassTarget | PerPicture | Aimed] = target.parts([chunk.count for chunk in chunks])
         self._ahead = AheadOfTime(plan, method, wanted)
         try:
             parts = [_forward(chunk, own, wanted) for chunk, own in zip(chunks, targets, strict=True)]
@@ -180,11 +181,12 @@ class Explanation(Iterator[Flow]):
         )
 
 
-def _forward(chunk: Chunk, target: ClassTarget | PerPicture, wanted: set[str]) -> Prediction:
+def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set[str]) -> Prediction:
     """Run the model, keep what the cascade needs, and set the coefficients at the top."""
     plan = chunk.plan
     program, head = plan.program, plan.head
-    head_program, head_operands = program.extract(plan.top, (head.scores,))
+    end = head.scores if isinstance(target, ClassTarget | PerPicture) else head.output
+    head_program, head_operands = program.extract(plan.top, (end,))
     segments = [part for s in plan.segments for part in (s, *plan.interior_for(s, wanted))]
     needed = {plan.top, head.scores, head.output, *head_operands}
     for segment in segments:
@@ -193,6 +195,13 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture, wanted: set[str]) -
             needed.add(segment.activation)
     chunk.names = tuple(name for name in program.shapes if name in needed and name not in program.inputs)
     _run_model(chunk)
+    if not isinstance(target, ClassTarget | PerPicture):
+        aim = target.aim(_finite(chunk.values[head.output], head.output))
+        operands = program.operands(head_operands, chunk.values)
+        chunk.top_coefficients = pull_back(head_program, chunk.values[plan.top], operands, aim.cotangent)
+        return Prediction(
+            head.output, aim.scores, aim.scores, "", aim.target, aim.similarity.score, aim.similarity
+        )
     logits, scores = (
         _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
     )
@@ -216,13 +225,18 @@ def _flat(value: Array, name: str, is_feature_map: bool) -> np.ndarray:
     if is_feature_map:
         raise TargetError(
             f"output {name!r} is a feature map of shape {list(array.shape)}, not class scores",
-            hint="explain a class score, or name another --output",
+            hint="explain a similarity (--reference, --bank), or name another --output",
         )
+    return _finite(array, name).reshape(array.shape[0], -1)
+
+
+def _finite(value: Array, name: str) -> np.ndarray:
+    array = np.asarray(value, np.float32)
     if not np.isfinite(array).all():
         raise NumericalError(
             f"tensor {name!r} has nan or infinite values for this input", hint="check preprocessing"
         )
-    return array.reshape(array.shape[0], -1)
+    return array
 
 
 def _joined(parts: Sequence[Prediction]) -> Prediction:
@@ -231,4 +245,10 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("scores", "logits", "target", "target_score")
     }
-    return Prediction(output=first.output, squashed_by=first.squashed_by, **arrays)
+    found = [part.similarity for part in parts if part.similarity is not None]
+    return Prediction(
+        output=first.output,
+        squashed_by=first.squashed_by,
+        similarity=joined(found) if found else None,
+        **arrays,
+    )

@@ -98,9 +98,61 @@ def ranking(scores: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return np.lexsort(keys, axis=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One candidate that a picture was compared with.
+
+    Attributes:
+        index: its number among the references, ways, or the rows of the bank.
+        label: its name; in a bank, its label.
+        similarity: with the picture, by the chosen metric.
+        used: whether it is part of what is explained.
+        name: of the picture behind it, where one is known.
+    """
+
+    index: int
+    label: str
+    similarity: float
+    used: bool
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """What a similarity target found.
+
+    Attributes:
+        metric, normalise, coefficients: as the target was asked.
+        candidates: names of the columns of `Prediction.scores`: references, ways, or the bank's labels.
+        embedding: [N, C, ...] of the explained pictures.
+        score: [N] the explained similarity.
+        contributions: [N, C] of each channel of the embedding to it; their sum is `score`.
+        weights: [N, C] channel contribution weights, after normalisation.
+        neighbours: for each picture the candidates it was compared with, best first.
+    """
+
+    metric: str
+    normalise: str
+    coefficients: str
+    candidates: tuple[str, ...]
+    embedding: np.ndarray
+    score: np.ndarray
+    contributions: np.ndarray
+    weights: np.ndarray
+    neighbours: tuple[tuple[Neighbour, ...], ...]
+
+    def top_channels(self, picture: int, count: int = 5) -> list[tuple[int, float]]:
+        """(channel, contribution) of the largest contributions, largest first."""
+        row = self.contributions[picture]
+        return [(int(c), float(row[c])) for c in np.argsort(-row, kind="stable")[:count]]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the model says about each picture.
+
+    With a similarity target, "class" means reference, way or label of the bank: `scores` and `logits` are the
+    similarities with each (for a bank, the share of the votes).
 
     Attributes:
         output: name of the explained graph output.
@@ -108,7 +160,8 @@ class Prediction:
         logits: [N, classes], before a closing Softmax, LogSoftmax or Sigmoid (else equal to `scores`).
         squashed_by: op type of that closing node, or "".
         target: [N] index of the explained class.
-        target_score: [N] its logit.
+        target_score: [N] its logit, or the explained similarity.
+        similarity: facts of a similarity target, None for a class.
     """
 
     output: str
@@ -117,6 +170,7 @@ class Prediction:
     squashed_by: str
     target: np.ndarray
     target_score: np.ndarray
+    similarity: Similarity | None = None
 
     def best(self, picture: int, count: int = 5) -> list[tuple[int, float]]:
         """(class, score) of the highest scores, best first."""

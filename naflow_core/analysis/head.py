@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from naflow_core.analysis.embedding import before_embedding
 from naflow_core.analysis.spine import cut_vertices
 from naflow_core.errors import AnalysisError, UnsupportedOperatorError
 from naflow_core.model.layout import Layout, positions
@@ -49,14 +50,19 @@ def find_head(
     output: str | None = None,
     top: str | None = None,
     source: str | None = None,
+    embedding: bool = False,
 ) -> Head:
     """Locate scores and top feature map.
+
+    Args:
+        embedding: the output is an embedding to be compared, not class scores: a last convolution belongs to
+            the trunk, not to the classifier.
 
     Raises:
         UnsupportedOperatorError: the output cannot be computed because a node is not supported.
         AnalysisError: nothing fits, or a name given by the user does not exist.
     """
-    chosen = _before_choosing(program, _choose_output(program, output))
+    chosen = scores_output(program, output)
     begin = _choose_source(program, chosen, source)
     scores, squashed_by = _before_squashing(program, chosen)
     spine = cut_vertices(program, begin, scores)
@@ -72,8 +78,17 @@ def find_head(
             hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
         )
     else:
-        top = _find_top(program, spine, spatial, scores)
+        top = _find_top(program, spine, spatial, chosen if embedding else scores, embedding)
     return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
+
+
+def scores_output(program: Program, output: str | None) -> str:
+    """The output that is explained, `Head.output`.
+
+    Raises:
+        UnsupportedOperatorError, AnalysisError: as for `find_head`.
+    """
+    return _before_choosing(program, _choose_output(program, output))
 
 
 def _choose_output(program: Program, wanted: str | None) -> str:
@@ -154,16 +169,19 @@ def _before_quantising(program: Program, name: str) -> str:
     return found
 
 
-def _find_top(program: Program, spine: Iterable[str], spatial: list[str], scores: str) -> str:
+def _find_top(
+    program: Program, spine: Iterable[str], spatial: list[str], scores: str, embedding: bool
+) -> str:
     """The last spatial tensor, or the classifier's own input where the classifier is a 1x1 class map."""
     top = spatial[-1]
-    if scores not in spatial:
+    if scores not in spatial and not embedding:
         for name in reversed(list(spine)):
             step = _step_making(program, name)
             if step is not None and step.node.op_type in WEIGHTED:
                 if step.sources[0] in spatial:
                     top = str(step.sources[0])
                 break
+    top = before_embedding(program, top, spatial)
     step = _step_making(program, top)
     while step is not None and step.node.op_type in PASSING and step.sources[0] in spatial:
         top = str(step.sources[0])

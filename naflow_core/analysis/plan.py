@@ -243,7 +243,12 @@ def _activation_of(program: Program, names: Iterable[str]) -> str | None:
 
 
 def make_plan(
-    program: Program, *, output: str | None = None, top: str | None = None, source: str | None = None
+    program: Program,
+    *,
+    output: str | None = None,
+    top: str | None = None,
+    source: str | None = None,
+    embedding: bool = False,
 ) -> Plan:
     """Analyse a program.
 
@@ -251,12 +256,13 @@ def make_plan(
         output: which graph output is explained; needed when there are several.
         top: name of the top feature map; found by analysis when None.
         source: the input that is explained; the picture-like one when None.
+        embedding: a similarity is explained, not a class score.
 
     Raises:
         AnalysisError: no such output or tensor, or nothing with spatial axes leads to the output.
     """
     layouts = infer_layouts(program)
-    head = find_head(program, layouts, output=output, top=top, source=source)
+    head = find_head(program, layouts, output=output, top=top, source=source, embedding=embedding)
     spine = cut_vertices(program, head.source, head.top)
     spine = tuple(name for name in spine if name not in program.integers)
     segments = tuple(

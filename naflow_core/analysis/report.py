@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx.defs
 
+from naflow_core.analysis.embedding import HeadDescription, describe_head
+from naflow_core.analysis.head import find_head
 from naflow_core.analysis.plan import Plan, Segment, make_segment
 from naflow_core.errors import UnsupportedNode
 from naflow_core.model.graph import Node, TensorSpec
@@ -40,6 +42,23 @@ class CoverageReport:
         """Nodes that cannot be computed, with reasons."""
         return self.program.unsupported
 
+    @property
+    def head(self) -> HeadDescription | None:
+        """What kind of output is explained; None when the model cannot be explained."""
+        if self.plan is None:
+            return None
+        output = self.plan.head.output if self.plan.head.output in self.program.outputs else None
+        found = find_head(
+            self.program, self.plan.layouts, output=output, source=self.plan.source, embedding=True
+        )
+        return describe_head(
+            self.program,
+            found.output,
+            found.top,
+            squashed=bool(found.squashed_by),
+            is_feature_map=found.is_feature_map,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `naflow inspect --json` prints them."""
         graph, plan = self.model.graph, self.plan
@@ -58,6 +77,7 @@ class CoverageReport:
             "explained_output": plan.head.output if plan else None,
             "scores": plan.head.scores if plan else None,
             "top_feature_map": plan.top if plan else None,
+            "head": asdict(self.head) if self.head else None,
             "spine": [
                 {"index": i, "tensor": name, "shape": list(self.program.shapes[name])}
                 for i, name in enumerate(plan.spine if plan else ())

@@ -102,5 +102,13 @@ class Labels:
         return {line, bare, identifier, *(part.strip() for part in bare.split(","))}
 
 
+def nearest_names(wanted: str, existing: Sequence[str]) -> str:
+    """A hint for a name that does not exist: the most alike of those that do."""
+    near = difflib.get_close_matches(wanted, existing, 3)
+    if near:
+        return f"did you mean {', '.join(map(repr, near))}?"
+    return f"there is {', '.join(map(repr, existing[:5]))}{' and more' if len(existing) > 5 else ''}"
+
+
 def _listed(indices: Sequence[int]) -> str:
     return ", ".join(f"class:{i}" for i in indices[:5])

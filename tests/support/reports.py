@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from naflow_client.report import LayerReport, PictureReport, Report
+from naflow_client.report import Compared, Comparison, LayerReport, PictureReport, Report
 
 
 def layer(index: int, values: np.ndarray | None, tensor: str = "", **diagnostics: Any) -> LayerReport:
@@ -57,3 +57,13 @@ def broken_layers() -> list[LayerReport]:
         layer(3, bad),
         layer(4, None),
     ]
+
+
+def comparison(count: int = 3) -> Comparison:
+    """Best first; the last one is not part of what is explained and has no picture."""
+    pixels = np.random.default_rng(9).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    references = [
+        Compared(f"label{i}", f"{i}.png", 0.9 - i / 100, i < count - 1, pixels if i < count - 1 else None)
+        for i in range(count)
+    ]
+    return Comparison("cosine", 0.875, [(7, 0.5), (3, 0.25), (1, -0.125)], references)

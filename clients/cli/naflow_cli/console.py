@@ -49,12 +49,15 @@ def say(out: Path, said: str, manifest: dict[str, Any], *, quiet: bool, json: bo
     if quiet or json:
         return
     for picture in manifest["pictures"]:
-        best = picture["prediction"]["naflow"][0]
-        line(
-            ERR,
-            f"{picture['input']}: predicted {best['label']} ({best['score']:.4g}), "
-            f"explained {picture['target']['label']} over {len(manifest['layers'])} layers",
-        )
+        best, target = picture["prediction"]["naflow"][0], picture["target"]
+        said = f"predicted {best['label']} ({best['score']:.4g}), explained {target['label']}"
+        if target["kind"] == "similarity":
+            said = (
+                f"nearest is {best['label']}, explained the {target['metric']} similarity "
+                f"{target['similarity']:.4g} with {sum(n['used'] for n in target['neighbours'])} of "
+                f"{len(target['neighbours'])}"
+            )
+        line(ERR, f"{picture['input']}: {said} over {len(manifest['layers'])} layers")
     line(ERR, f"report: {out / 'report.html'}")
 
 

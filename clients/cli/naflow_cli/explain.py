@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
+from naflow_cli.comparison import Comparands, bank_settings, with_bank, with_references
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import note, print_json, progress, say
 from naflow_cli.inputs import InputBatch, digest, read_inputs
@@ -14,6 +18,7 @@ from naflow_cli.request import Request
 from naflow_cli.staging import staged
 from naflow_cli.versions import versions
 from naflow_client.presentation import TOP, Pictured
+from naflow_client.report import Comparison
 
 DISAGREEMENT = 1e-3
 
@@ -30,14 +35,17 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
         target = nf.ClassTarget.parse(request.target, labels)
         model = nf.load(request.model)
         request.check_digest(request.model, model.sha256)
-        for path in request.inputs:
+        for path in (*request.inputs, *(request.comparison.files if request.comparison else ())):
             if path.is_file():
                 request.check_digest(path, digest(path))
-        batch = read_inputs(model, request.inputs, request.preprocess)
+        compared, preprocess = None, request.preprocess
+        if request.comparison is not None:
+            compared, preprocess = read_comparison(model, request)
+        batch = read_inputs(model, request.inputs, preprocess)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
         with progress(quiet=quiet or json) as bars:
-            outcome = _explain(request, model, batch, target, labels, bars)
+            outcome = _explain(request, model, batch, compared or target, labels, bars)
             manifest = write_outputs(folder, outcome)
     if json:
         print_json(manifest)
@@ -57,18 +65,37 @@ def read_labels(request: Request) -> nf.Labels | None:
     return labels
 
 
+def read_comparison(model: nf.Model, request: Request) -> tuple[Comparands, str | dict[str, Any] | None]:
+    """What to compare with, and how pictures become tensors.
+
+    Raises:
+        NaflowError, ClientError: a file or option does not fit.
+    """
+    options = request.comparison
+    assert options is not None
+    if options.bank is not None:
+        bank = nf.Bank.read(options.bank)
+        bank.check_model(model.sha256)
+        label = None if request.target == "top" else request.target.partition(":")[2]
+        return with_bank(bank, options, label), bank_settings(bank, request.preprocess)
+    if request.target != "top":
+        raise nf.OptionError(f"--target {request.target} has no effect with --reference", hint="leave it out")
+    found = with_references(model, options, request.preprocess, request.output, request.batch_size)
+    return found, request.preprocess
+
+
 def _explain(
     request: Request,
     model: nf.Model,
     batch: InputBatch,
-    target: nf.ClassTarget,
+    target: nf.ClassTarget | Comparands,
     labels: nf.Labels | None,
     bars: Progress,
 ) -> Outcome:
     task = bars.add_task("forward pass", total=None)
     explanation = model.explain(
         batch.arrays,
-        target,
+        target.target if isinstance(target, Comparands) else target,
         method=request.method,
         layers=request.wanted_layers(),
         output=request.output,
@@ -94,16 +121,33 @@ def _explain(
             "opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in graph.original_opsets.items()),
         },
         flows=tuple(sorted(flows, key=lambda flow: flow.index)),
-        pictures=_pictured(batch, prediction, reference),
-        label=fitted.title if fitted else "class {}".format,
+        pictures=_pictured(batch, prediction, reference, target),
+        label=fitted.title if fitted else _named(prediction),
         method=request.method.to_dict(),
         versions=versions(),
         request=request.to_dict(model.sha256, batch.preprocessing),
-        warnings=(*warnings, *_disagreements(batch, prediction.scores, reference)),
+        warnings=(*warnings, *_disagreements(batch, prediction, reference)),
     )
 
 
-def _pictured(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray) -> tuple[Pictured, ...]:
+def _named(prediction: nf.Prediction) -> Callable[[int], str]:
+    if prediction.similarity is None:
+        return "class {}".format
+    return prediction.similarity.candidates.__getitem__
+
+
+def _pictured(
+    batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray, target: nf.ClassTarget | Comparands
+) -> tuple[Pictured, ...]:
+    similarity = prediction.similarity
+
+    def comparison(i: int) -> Comparison | None:
+        if similarity is None or not isinstance(target, Comparands):
+            return None
+        channels = similarity.top_channels(i, TOP)
+        shown = target.shown(similarity.neighbours[i])
+        return Comparison(similarity.metric, float(similarity.score[i]), channels, shown)
+
     return tuple(
         Pictured(
             name=file.name,
@@ -113,21 +157,24 @@ def _pictured(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarra
             target=int(prediction.target[i]),
             logit=float(prediction.target_score[i]),
             squashed_by=prediction.squashed_by,
-            reference=reference[i],
+            reference=None if similarity is not None else reference[i],
+            comparison=comparison(i),
         )
         for i, file in enumerate(batch.files)
     )
 
 
-def _disagreements(batch: InputBatch, ours: np.ndarray, reference: np.ndarray) -> list[str]:
+def _disagreements(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray) -> list[str]:
     """Pictures for which our forward pass and onnxruntime do not say the same."""
+    similarity = prediction.similarity
+    ours = prediction.scores if similarity is None else similarity.embedding.reshape(len(reference), -1)
     found = []
     for file, a, b in zip(batch.files, ours, reference, strict=True):
         scale = float(np.abs(b).max()) or 1.0
         gap = float(np.abs(a - b).max()) / scale
-        if gap > DISAGREEMENT or a.argmax() != b.argmax():
+        if gap > DISAGREEMENT or (similarity is None and a.argmax() != b.argmax()):
             found.append(
-                f"{file.name}: our scores differ from onnxruntime's by {gap:.1e} (relative); "
-                "run `naflow verify` to see where"
+                f"{file.name}: our {'scores differ' if similarity is None else 'embedding differs'} from "
+                f"onnxruntime's by {gap:.1e} (relative); run `naflow verify` to see where"
             )
     return found

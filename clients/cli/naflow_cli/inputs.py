@@ -122,7 +122,7 @@ def _read_picture(
 
 def _read_arrays(model: Takes, path: Path) -> dict[str, np.ndarray]:
     names = [spec.name for spec in model.inputs]
-    content = _load(path)
+    content = load_array(path)
     if isinstance(content, np.ndarray):
         arrays = {names[0]: content}
     elif set(names) <= set(content):
@@ -147,8 +147,12 @@ def _read_arrays(model: Takes, path: Path) -> dict[str, np.ndarray]:
         raise nf.InputError(f"{path.name}: {error.message}", hint=error.hint) from error
 
 
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """The content of a .npy or .npz file."""
+def load_array(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The content of a .npy or .npz file.
+
+    Raises:
+        InputError: it cannot be read or is none.
+    """
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)

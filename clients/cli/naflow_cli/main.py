@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from naflow_cli.bank import bank_app
+
 app = typer.Typer(
     name="naflow",
     help="Layer-by-layer attention flows for CNNs, straight from an ONNX file.",
@@ -20,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(bank_app, name="bank")
 
 # typer's own copy of click's base of usage errors, or click's, depending on its version
 UsageFault = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -116,7 +120,25 @@ def explain(
         Path | None,
         typer.Option(help="Run again as this manifest.json says; MODEL and INPUT may be left out."),
     ] = None,
-    target: Annotated[str, typer.Option(help="top, class:281 or class:NAME (needs --labels).")] = "top",
+    target: Annotated[
+        str,
+        typer.Option(help="top, class:281 or class:NAME (needs --labels; with --bank, one of its labels)."),
+    ] = "top",
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Picture, or .npy/.npz of pictures or embeddings, to compare with; may be repeated."
+        ),
+    ] = None,
+    bank: Annotated[Path | None, typer.Option(help="Reference bank (.npz) to compare with.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="cosine (default), dot, euclidean or image-to-class.")
+    ] = None,
+    normalise: Annotated[str | None, typer.Option(help="Channel weights: minmax (default) or none.")] = None,
+    coefficients: Annotated[str | None, typer.Option(help="contribution (default) or gradient.")] = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="How many of the bank's nearest vote, default 20.")
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="blocks, spine, nodes, or tensor names separated by commas.")
     ] = "blocks",
@@ -155,6 +177,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Explain pictures: write layer flows, overlays, an animation and a report under --out."""
+    from naflow_cli.comparison import Comparison
     from naflow_cli.explain import explain_inputs
     from naflow_cli.request import Request
 
@@ -174,7 +197,14 @@ def explain(
         _nothing_beside_manifest(context)
         explain_inputs(Request.from_manifest(manifest, model, inputs or [], out), quiet=quiet, json=json)
         return
+    choices = {
+        "metric": metric,
+        "normalise": normalise,
+        "coefficients": coefficients,
+        "neighbours": neighbours,
+    }
     request = Request.from_options(
+        comparison=Comparison.from_options(reference or [], bank, choices),
         model=model,
         inputs=inputs or [],
         out=out,
@@ -194,6 +224,8 @@ def explain(
         return
     from naflow_cli.remote import Remote, explain_remotely
 
+    if request.comparison is not None:
+        raise typer.BadParameter("similarities are explained in this process; leave --server out")
     files = {
         "ca": tls_ca,
         "certificate": tls_certificate,

@@ -105,12 +105,25 @@ def _picture_entry(outcome: Outcome, picture: Pictured) -> dict[str, Any]:
             "naflow": [_class(outcome, *row) for row in picture.best[:TOP]],
             "onnxruntime": _reference(outcome, picture),
         },
-        "target": {
-            "kind": "class",
-            "class": picture.target,
-            "label": outcome.label(picture.target),
-            "logit": picture.logit,
-        },
+        "target": _target(outcome, picture),
+    }
+
+
+def _target(outcome: Outcome, picture: Pictured) -> dict[str, Any]:
+    common = {"class": picture.target, "label": outcome.label(picture.target)}
+    found = picture.comparison
+    if found is None:
+        return {"kind": "class", **common, "logit": picture.logit}
+    return {
+        "kind": "similarity",
+        **common,
+        "metric": found.metric,
+        "similarity": found.score,
+        "top_channels": [{"channel": c, "contribution": value} for c, value in found.channels],
+        "neighbours": [
+            {"label": item.label, "name": item.name, "similarity": item.similarity, "used": item.used}
+            for item in found.references
+        ],
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import naflow_core as nf
+from naflow_cli.comparison import Comparison
 from naflow_cli.inputs import digest
 
 KINDS: dict[str, Any] = {
@@ -30,6 +31,7 @@ class Request:
     Attributes:
         layers: "blocks", "spine", "nodes", or tensor names separated by commas.
         digests: expected SHA-256 by path, when the request comes from a manifest.
+        comparison: what the pictures are compared with; None where a class is explained.
     """
 
     model: Path
@@ -45,6 +47,7 @@ class Request:
     labels: Path | None
     batch_size: int
     digests: Mapping[str, str]
+    comparison: Comparison | None = None
 
     @classmethod
     def from_options(
@@ -73,6 +76,10 @@ class Request:
         if changes["abandon"] is not None:
             changes = {**changes, "abandon": nf.Abandonment.parse(changes["abandon"])}
         method = nf.Method.preset(preset, **changes)
+        if options["comparison"] is not None and options["labels"] is not None:
+            raise nf.OptionError(
+                "--labels names classes, which a similarity has none of", hint="leave it out"
+            )
         return cls(model=model, inputs=tuple(inputs), method=method, preset=preset, digests={}, **options)
 
     @classmethod
@@ -98,6 +105,11 @@ class Request:
             digests = {str(given): entry["sha256"] for given, entry in zip(paths, recorded, strict=True)}
             if labels:
                 digests[labels["path"]] = labels["sha256"]
+            comparison = Comparison.from_dict(run.get("similarity"))
+            if comparison is not None:
+                compared = run["similarity"]
+                for entry in (*compared["references"], *([compared["bank"]] if compared["bank"] else [])):
+                    digests[entry["path"]] = entry["sha256"]
             return cls(
                 model=model,
                 inputs=paths,
@@ -112,6 +124,7 @@ class Request:
                 labels=Path(labels["path"]) if labels else None,
                 batch_size=run["batch_size"],
                 digests={str(model): run["model"]["sha256"], **digests},
+                comparison=comparison,
             )
         except OSError as error:
             raise nf.OptionError(f"manifest {path}: cannot be read: {error.strerror or error}") from error
@@ -155,6 +168,7 @@ class Request:
             "preprocess": preprocessing,
             "labels": _entry(self.labels) if self.labels else None,
             "batch_size": self.batch_size,
+            "similarity": self.comparison.to_dict() if self.comparison else None,
         }
 
 

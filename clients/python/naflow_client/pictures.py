@@ -110,6 +110,15 @@ def array_picture(array: NDArray[Any]) -> NDArray[np.uint8]:
     return np.broadcast_to(np.rint(scaled), (*scaled.shape[:2], 3)).astype(np.uint8).copy()
 
 
+def thumbnail(pixels: NDArray[np.uint8], size: int = 128) -> NDArray[np.uint8]:
+    """A small copy of uint8 [H, W, 3], its longer side `size` pixels; smaller ones stay as they are."""
+    scale = size / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    height, width = (max(1, round(n * scale)) for n in pixels.shape[:2])
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     """Apply the EXIF orientation."""
     try:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naflow_client.render import layer_frames, write_gif, write_overlays
-from naflow_client.report import LayerReport, PictureReport, Prediction
+from naflow_client.report import Comparison, LayerReport, PictureReport, Prediction
 
 TOP = 5
 PER_PICTURE = ("retained_fraction", "iterations", "relative_residual", "converged", "conservation_gap")
@@ -62,6 +62,8 @@ class Pictured:
         logit: its score before any closing softmax.
         squashed_by: op type of that closing node, or "".
         reference: [classes] scores of onnxruntime, None where it was not run.
+        comparison: the explained similarity, None where a class is explained; `target` and `best` then count
+            references, ways or the labels of a bank.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Pictured:
     logit: float
     squashed_by: str = ""
     reference: NDArray[np.floating] | None = None
+    comparison: Comparison | None = None
 
 
 def picture_report(
@@ -84,12 +87,18 @@ def picture_report(
         for rank, (k, score) in enumerate(picture.best[:TOP], start=1)
     ]
     before = f" before {picture.squashed_by}" if picture.squashed_by else ""
+    said = f"{label(picture.target)}: logit{before} {picture.logit:.4g}"
+    if picture.comparison is not None:
+        used = sum(item.used for item in picture.comparison.references)
+        what = label(picture.target) if used == 1 else f"{used} references"
+        said = f"{picture.comparison.metric} similarity with {what}: {picture.comparison.score:.4g}"
     return PictureReport(
         name=picture.name,
         picture=picture.display,
         prediction=rows,
-        target=f"{label(picture.target)}: logit{before} {picture.logit:.4g}",
+        target=said,
         layers=[_layer_report(flow, position) for flow in flows],
+        comparison=picture.comparison,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from naflow_client.render import colour, normalise, upscale
 from naflow_client.report import Report, write_report
-from support.reports import broken_layers, gradient, layer, picture, report
+from support.reports import broken_layers, comparison, gradient, layer, picture, report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -267,3 +267,27 @@ def test_both_colour_schemes_are_readable(page: Reader) -> None:
         backgrounds.add(body.value_of_css_property("background-color"))
     assert len(backgrounds) == 2
     page.media()
+
+
+def test_query_and_references_stand_side_by_side(page: Reader) -> None:
+    source = replace(picture("a.png"), comparison=comparison(), target="cosine similarity")
+    page.open(report(source, picture("b.png")))
+    items = page.browser.find_elements(By.CSS_SELECTOR, "#references li")
+    assert [item.text.split("\n")[0] for item in items] == ["a.png", "label0", "label1", "label2"]
+    assert [len(item.find_elements(By.TAG_NAME, "img")) for item in items] == [1, 1, 1, 0]
+    assert len({item.rect["y"] for item in items}) == 1
+    assert "not explained" in items[3].text
+    assert page.text("similarity") == "0.875 (cosine)"
+    rows = page.browser.find_elements(By.CSS_SELECTOR, "#channels tbody tr")
+    assert [row.text.split() for row in rows] == [["7", "0.5"], ["3", "0.25"], ["1", "-0.125"]]
+    assert "Compared with" in page.text("prediction")
+    page.click("#pictures button:nth-child(2)")
+    assert not page.visible("comparison")
+    assert "Class" in page.text("prediction")
+
+
+@pytest.mark.parametrize("width", [320, 1200])
+def test_many_references_do_not_widen_the_page(page: Reader, width: int) -> None:
+    page.open(report(replace(picture("a.png"), comparison=comparison(40))), width=width)
+    assert page.browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert page.text("references-more") == "and 16 more"

@@ -19,8 +19,8 @@ from PIL import Image
 
 from naflow_client import MapError, OutputError
 from naflow_client.render import TABLE
-from naflow_client.report import PictureReport, Prediction, render_report, write_report
-from support.reports import broken_layers, gradient, layer, picture, report
+from naflow_client.report import Compared, PictureReport, Prediction, render_report, write_report
+from support.reports import broken_layers, comparison, gradient, layer, picture, report
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -207,3 +207,37 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="taken"):
         write_report(tmp_path / "taken" / "r.html", report())
+
+
+def test_comparison_round_trip() -> None:
+    source = replace(picture("a.png"), comparison=comparison(), target="cosine similarity with label0: 0.875")
+    data = data_of(render_report(report(source, picture("b.png"))))
+    found = data["pictures"][0]["comparison"]
+    assert (found["metric"], found["score"], found["more"]) == ("cosine", 0.875, 0)
+    assert found["channels"] == [[7, 0.5], [3, 0.25], [1, -0.125]]
+    assert [row["used"] for row in found["references"]] == [True, True, False]
+    assert found["references"][0]["source"].startswith("data:image/png;base64,")
+    assert found["references"][2]["source"] is None
+    assert data["pictures"][1]["comparison"] is None
+
+
+def test_a_whole_bank_is_cut_off() -> None:
+    source = replace(picture("a.png"), comparison=comparison(100))
+    found = data_of(render_report(report(source)))["pictures"][0]["comparison"]
+    assert len(found["references"]) + found["more"] == 100
+    assert found["more"] > 50
+
+
+def test_hostile_names_of_references_stay_text() -> None:
+    rows = [Compared(text, text, 0.5, True) for text in HOSTILE]
+    source = replace(picture("a.png"), comparison=replace(comparison(), metric=HOSTILE[0], references=rows))
+    text = render_report(report(source))
+    assert [row["label"] for row in data_of(text)["pictures"][0]["comparison"]["references"]] == HOSTILE
+    assert "<img src=x" not in text
+
+
+def test_reference_picture_of_a_wrong_shape_is_named() -> None:
+    wrong = Compared("label", "odd.png", 0.5, True, np.zeros((4, 4), np.uint8))
+    source = replace(picture("a.png"), comparison=replace(comparison(), references=[wrong]))
+    with pytest.raises(MapError, match=r"odd\.png: a picture must be uint8 \[H, W, 3\]"):
+        render_report(report(source))

@@ -68,6 +68,42 @@ class LayerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """Something that a picture was compared with.
+
+    Attributes:
+        label: of the reference, way or neighbour.
+        name: of the picture behind it, "" where none is known.
+        similarity: with the picture.
+        used: whether it is part of what is explained.
+        picture: uint8 RGB [h, w, 3], or None.
+    """
+
+    label: str
+    name: str
+    similarity: float
+    used: bool
+    picture: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An explained similarity.
+
+    Attributes:
+        metric: its name.
+        score: the explained similarity.
+        channels: (channel, contribution to the similarity), largest first.
+        references: best first.
+    """
+
+    metric: str
+    score: float
+    channels: Sequence[tuple[int, float]]
+    references: Sequence[Compared]
+
+
+@dataclass(frozen=True, slots=True)
 class PictureReport:
     """One explained picture.
 
@@ -77,6 +113,7 @@ class PictureReport:
         prediction: rows of the table, best first; empty for models without classes.
         target: what is explained, in words.
         layers: shown by rising index.
+        comparison: what the picture was compared with; None where a class is explained.
     """
 
     name: str
@@ -84,6 +121,7 @@ class PictureReport:
     prediction: Sequence[Prediction | tuple[int, str, float, float | None]]
     target: str
     layers: Sequence[LayerReport]
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)

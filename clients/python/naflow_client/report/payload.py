@@ -17,11 +17,13 @@ from naflow_client.errors import MapError
 from naflow_client.render.colours import TABLE
 from naflow_client.render.overlays import png
 from naflow_client.render.scaling import map_state, normalise
-from naflow_client.report.model import LayerReport, PictureReport, Prediction, Report
+from naflow_client.report.model import Compared, Comparison, LayerReport, PictureReport, Prediction, Report
 
 # Finer maps than this are not told apart on the page and would only make the file large.
 LARGEST_MAP = 256
 LARGEST_PICTURE = 640
+# Of the best ones; a report is not the place for a whole bank.
+LARGEST_COMPARISON = 24
 # Below this a picture is stored without loss.
 SMALL_PNG = 120_000
 
@@ -78,13 +80,38 @@ def _rows(values: Mapping[str, Any]) -> list[list[Any]]:
     return [[str(key), plain(value)] for key, value in values.items()]
 
 
-def _picture(report: PictureReport) -> dict[str, Any]:
-    pixels = np.asarray(report.picture)
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    shown = list(comparison.references)[:LARGEST_COMPARISON]
+    return {
+        "metric": str(comparison.metric),
+        "score": plain(comparison.score),
+        "channels": [[int(channel), plain(value)] for channel, value in comparison.channels],
+        "references": [_compared(item) for item in shown],
+        "more": len(comparison.references) - len(shown),
+    }
+
+
+def _compared(item: Compared) -> dict[str, Any]:
+    return {
+        "label": str(item.label),
+        "name": str(item.name),
+        "similarity": plain(item.similarity),
+        "used": bool(item.used),
+        "source": None if item.picture is None else _data_url(_pixels(item.picture, item.name or item.label)),
+    }
+
+
+def _pixels(picture: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    pixels = np.asarray(picture)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise MapError(
-            f"{report.name}: a picture must be uint8 [H, W, 3], "
-            f"this one is {pixels.dtype} {list(pixels.shape)}"
+            f"{name}: a picture must be uint8 [H, W, 3], this one is {pixels.dtype} {list(pixels.shape)}"
         )
+    return pixels
+
+
+def _picture(report: PictureReport) -> dict[str, Any]:
+    pixels = _pixels(report.picture, report.name)
     prediction = [Prediction(*row) for row in report.prediction]
     return {
         "name": str(report.name),
@@ -95,6 +122,7 @@ def _picture(report: PictureReport) -> dict[str, Any]:
         "prediction": [
             [int(row.rank), str(row.label), plain(row.score), plain(row.reference)] for row in prediction
         ],
+        "comparison": None if report.comparison is None else _comparison(report.comparison),
         "layers": [_layer(item, report.name) for item in sorted(report.layers, key=lambda item: item.index)],
     }
 

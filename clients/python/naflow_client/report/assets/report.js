@@ -78,8 +78,10 @@ function showPicture(position) {
   byId("subtitle").textContent = report.pictures.length > 1
     ? `${picture.name} (picture ${position + 1} of ${report.pictures.length})` : picture.name;
   byId("target").textContent = picture.target;
-  fillPrediction(byId("prediction"), picture.prediction);
+  fillPrediction(byId("prediction"), picture.prediction, picture.comparison === null ? "Class" : "Compared with");
   byId("prediction").hidden = picture.prediction.length === 0;
+  byId("comparison").hidden = picture.comparison === null;
+  if (picture.comparison !== null) fillComparison(picture);
   byId("layer-slider").max = Math.max(picture.layers.length - 1, 0);
   byId("pictures").querySelectorAll("button").forEach((button, place) => {
     button.setAttribute("aria-pressed", String(place === position));

@@ -47,12 +47,12 @@ function tableHead(titles) {
     make("th", { scope: "col", textContent: title, className: kind ?? "" }))));
 }
 
-function fillPrediction(table, rows) {
+function fillPrediction(table, rows, title) {
   const both = rows.some((row) => row[3] !== null);
   const scores = rows.map((row) => (typeof row[2] === "number" ? row[2] : 0));
   const largest = Math.max(...scores, 0);
   const bars = largest > 0 && Math.min(...scores) >= 0;
-  const heads = [["", ""], ["Class", ""], ["Score", "number"]];
+  const heads = [["", ""], [title, ""], ["Score", "number"]];
   if (both) heads.push(["onnxruntime", "number"]);
   const body = make("tbody");
   rows.forEach((row, place) => {
@@ -68,6 +68,34 @@ function fillPrediction(table, rows) {
     body.append(make("tr", {}, ...cells));
   });
   table.replaceChildren(tableHead(heads), body);
+}
+
+/** The picture and what it was compared with, side by side; then the channels that count most. */
+function fillComparison(picture) {
+  const { metric, score, channels, references, more } = picture.comparison;
+  byId("similarity").textContent = `${number(score)} (${metric})`;
+  const figures = references.map((item) => compared(item.source, item.label,
+    [number(item.similarity), item.name].filter((text) => text !== "").join(" \u00b7 "), item.used));
+  byId("references").replaceChildren(compared(picture.source, picture.name, "this picture", true), ...figures);
+  byId("references-more").textContent = more > 0 ? `and ${more} more` : "";
+  byId("references-more").hidden = more === 0;
+  const largest = Math.max(...channels.map((row) => Math.abs(row[1])), 0) || 1;
+  const body = make("tbody");
+  for (const [channel, value] of channels) {
+    const label = make("td", {}, `${channel}`);
+    const bar = make("i", { className: "bar" });
+    bar.style.width = `${(100 * Math.abs(value)) / largest}%`;
+    label.append(bar);
+    body.append(make("tr", {}, label, make("td", { className: "number", textContent: number(value) })));
+  }
+  byId("channels").replaceChildren(tableHead([["Channel"], ["Contribution", "number"]]), body);
+}
+
+function compared(source, label, text, used) {
+  const shown = source === null ? make("i", { className: "blank" }) : make("img", { src: source, alt: "" });
+  return make("li", { className: used ? "" : "unused" }, shown,
+    make("span", { textContent: label, dir: "auto", title: label }),
+    make("small", { className: "quiet number", textContent: used ? text : `${text} \u00b7 not explained`, dir: "auto" }));
 }
 
 function notices(container, errors, warnings) {
