@@ -79,6 +79,11 @@ def find_head(
         )
     else:
         top = _find_top(program, spine, spatial, chosen if embedding else scores, embedding)
+    if embedding and chosen in spatial and layouts[chosen] != tuple(range(2, len(program.shapes[chosen]))):
+        raise AnalysisError(
+            f"output {chosen!r} is a feature map {list(program.shapes[chosen])} with its channels last",
+            hint="local descriptors are compared where the output is [N, C, ...]; name another --output",
+        )
     return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
 
 

@@ -10,7 +10,7 @@ import onnx.defs
 from naflow_core.analysis.embedding import HeadDescription, describe_head
 from naflow_core.analysis.head import find_head
 from naflow_core.analysis.plan import Plan, Segment, make_segment
-from naflow_core.errors import UnsupportedNode
+from naflow_core.errors import AnalysisError, UnsupportedNode
 from naflow_core.model.graph import Node, TensorSpec
 from naflow_core.model.load import LoadedModel
 from naflow_core.model.program import Program
@@ -44,13 +44,16 @@ class CoverageReport:
 
     @property
     def head(self) -> HeadDescription | None:
-        """What kind of output is explained; None when the model cannot be explained."""
+        """What kind of output is explained; None when no similarity of it could be."""
         if self.plan is None:
             return None
         output = self.plan.head.output if self.plan.head.output in self.program.outputs else None
-        found = find_head(
-            self.program, self.plan.layouts, output=output, source=self.plan.source, embedding=True
-        )
+        try:
+            found = find_head(
+                self.program, self.plan.layouts, output=output, source=self.plan.source, embedding=True
+            )
+        except AnalysisError:
+            return None
         return describe_head(
             self.program,
             found.output,
@@ -61,7 +64,7 @@ class CoverageReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `naflow inspect --json` prints them."""
-        graph, plan = self.model.graph, self.plan
+        graph, plan, head = self.model.graph, self.plan, self.head
         return {
             "model": {
                 "file": self.model.source.name,
@@ -77,7 +80,7 @@ class CoverageReport:
             "explained_output": plan.head.output if plan else None,
             "scores": plan.head.scores if plan else None,
             "top_feature_map": plan.top if plan else None,
-            "head": asdict(self.head) if self.head else None,
+            "head": asdict(head) if head else None,
             "spine": [
                 {"index": i, "tensor": name, "shape": list(self.program.shapes[name])}
                 for i, name in enumerate(plan.spine if plan else ())

@@ -97,6 +97,12 @@ def test_explain_with_a_bank(bank: Path, tmp_path: Path) -> None:
     assert sum(entry["score"] for entry in manifest["prediction"]["naflow"]) == pytest.approx(1)
     assert manifest["run"]["similarity"]["bank"]["path"] == str(bank)
     assert manifest["warnings"] == []
+    assert manifest["method"]["similarity"] == {
+        "metric": "cosine",
+        "normalise": "minmax",
+        "coefficients": "contribution",
+        "neighbours": 20,
+    }
     shown = comparison_in(tmp_path / "out" / "report.html")
     assert [item["label"] for item in shown["references"]] == [n["label"] for n in target["neighbours"]]
     assert all(item["source"].startswith("data:image/") for item in shown["references"])

@@ -66,6 +66,9 @@ class Comparison:
             return None
         bank = values["bank"]
         choices = {name: values[name] for name in CHOICES}
+        for name, value in choices.items():
+            if not isinstance(value, int if name == "neighbours" else str):
+                raise TypeError(f"{name} is {value!r}")
         paths = tuple(Path(entry["path"]) for entry in values["references"])
         return cls(paths, Path(bank["path"]) if bank else None, **choices)
 
@@ -73,6 +76,11 @@ class Comparison:
     def files(self) -> tuple[Path, ...]:
         """Everything that is read."""
         return (*self.references, *([self.bank] if self.bank else []))
+
+    def facts(self) -> dict[str, Any]:
+        """What changes the maps, for reports."""
+        names = CHOICES if self.bank else CHOICES[:-1]
+        return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""

@@ -123,7 +123,10 @@ def _explain(
         flows=tuple(sorted(flows, key=lambda flow: flow.index)),
         pictures=_pictured(batch, prediction, reference, target),
         label=fitted.title if fitted else _named(prediction),
-        method=request.method.to_dict(),
+        method={
+            **request.method.to_dict(),
+            **({"similarity": request.comparison.facts()} if request.comparison else {}),
+        },
         versions=versions(),
         request=request.to_dict(model.sha256, batch.preprocessing),
         warnings=(*warnings, *_disagreements(batch, prediction, reference)),

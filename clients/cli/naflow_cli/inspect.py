@@ -48,11 +48,12 @@ def _show(report: nf.CoverageReport) -> None:
             table.add_row(kind[:-1], Text(f"{spec['name']}  {shape}{used}"))
     if report.plan:
         table.add_row("top feature map", Text(f"{facts['top_feature_map']}"))
-        head = facts["head"]
-        unit = ", unit length" if head["unit_length"] else ""
-        table.add_row("head", Text(f"{head['kind']} {dims(head['shape'])}: {' '.join(head['steps'])}{unit}"))
-        if head["top_feature_map"] != facts["top_feature_map"]:
-            table.add_row("for similarities", Text(f"top feature map {head['top_feature_map']}"))
+        if head := facts["head"]:
+            unit = ", unit length" if head["unit_length"] else ""
+            steps = " ".join(head["steps"])
+            table.add_row("head", Text(f"{head['kind']} {dims(head['shape'])}: {steps or 'none'}{unit}"))
+            if head["top_feature_map"] != facts["top_feature_map"]:
+                table.add_row("for similarities", Text(f"top feature map {head['top_feature_map']}"))
         scores = facts["scores"]
         where = (
             "the output itself" if scores == facts["explained_output"] else "before the closing activation"

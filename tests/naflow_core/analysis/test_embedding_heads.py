@@ -6,7 +6,7 @@ import pytest
 from onnx import helper
 
 import naflow_core as nf
-from support.embedding_networks import MAPS, TOP, VECTORS, embedding_network
+from support.embedding_networks import MAPS, TOP, VECTORS, embedding_network, pictures
 
 EXPECTED = {
     "average": ("class scores or embedding", "GlobalAveragePool", False),
@@ -33,6 +33,16 @@ def test_a_last_convolution_is_trunk_for_similarities_and_classifier_for_classes
     report = nf.load(embedding_network("average")).inspect().to_dict()
     assert report["top_feature_map"] == "r"
     assert report["head"]["top_feature_map"] == TOP
+
+
+def test_descriptors_with_channels_last_are_refused() -> None:
+    proto = embedding_network("map")
+    proto.graph.node.append(helper.make_node("Transpose", ["e"], ["last"], perm=[0, 2, 3, 1]))
+    proto.graph.output[0].name = "last"
+    model = nf.load(proto)
+    with pytest.raises(nf.AnalysisError, match="with its channels last"):
+        model.explain(pictures(1), nf.SimilarityTarget(pictures(1, seed=1)))
+    assert model.inspect().to_dict()["head"] is None
 
 
 def test_closing_softmax_means_classes() -> None:
