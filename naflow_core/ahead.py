@@ -89,6 +89,14 @@ def _signature(array: Any) -> tuple[tuple[int, ...], str]:
     return tuple(array.shape), str(array.dtype)
 
 
+def drop_programs() -> None:
+    """Give back the memory of every compiled program in this process; what is needed again is compiled again
+    (or comes from JAX's compilation cache). Not for use while something is computed on another thread."""
+    jax.clear_caches()
+    with _lock:
+        _compiled.clear()
+
+
 def _compile(key: Hashable, call: tuple[Any, ...]) -> None:
     cascade.invert.lower(*call).compile()
     with _lock:

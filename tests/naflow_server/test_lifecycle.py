@@ -214,7 +214,7 @@ def test_settings_that_cannot_be_used_say_why(engine: TinyEngine, tmp_path: Path
             pass
     absent = {"tls_certificate": tmp_path / "no.pem", "tls_key": tmp_path / "no.key"}
     with (
-        pytest.raises(SettingsError, match=r"security.tls_key .*no.key.* cannot be read"),
+        pytest.raises(SettingsError, match=r"security.tls_certificate .*no.pem.* cannot be read"),
         running(settings(security=absent), lambda _: TinyEngine()),
     ):
         pass

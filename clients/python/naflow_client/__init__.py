@@ -1,6 +1,7 @@
 """NAFlow without JAX: a client for the explanation server; pictures in, overlays, animations, reports out."""
 
 from naflow_client.aio import AsyncClient, AsyncStream
+from naflow_client.aio_many import AsyncManyStream
 from naflow_client.answers import (
     ClassScore,
     Flow,
@@ -10,6 +11,7 @@ from naflow_client.answers import (
     LayerInfo,
     Prediction,
     Progress,
+    ReferencePrediction,
     Summary,
 )
 from naflow_client.client import Client, Stream
@@ -31,8 +33,10 @@ from naflow_client.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from naflow_client.many import ManyStream
 from naflow_client.models import ModelReport, ModelState, ModelStatus, VersionStatus
 from naflow_client.options import ExplainOptions
+from naflow_client.outcomes import Keyed, Outcome, Part
 from naflow_client.pictures import load_picture
 from naflow_client.preprocess import Prepared, Preprocessing
 from naflow_client.results import Result
@@ -43,6 +47,7 @@ __all__ = [
     "NO_RETRIES",
     "AccessError",
     "AsyncClient",
+    "AsyncManyStream",
     "AsyncStream",
     "BrokenStreamError",
     "BusyError",
@@ -55,21 +60,26 @@ __all__ = [
     "ExplainOptions",
     "Flow",
     "Header",
+    "Keyed",
     "LayerDiagnostics",
     "LayerFailure",
     "LayerInfo",
+    "ManyStream",
     "MapError",
     "ModelReport",
     "ModelState",
     "ModelStatus",
     "NotFoundError",
+    "Outcome",
     "OutputError",
+    "Part",
     "PictureError",
     "Prediction",
     "Prepared",
     "Preprocessing",
     "PreprocessingError",
     "Progress",
+    "ReferencePrediction",
     "RequestError",
     "Result",
     "RetryPolicy",

@@ -89,7 +89,7 @@ class Answer:
 
 
 def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
-    prediction = header.prediction
+    prediction, reference = header.prediction, header.reference
     return ex.Header(
         model_name=header.model,
         model_version=header.version,
@@ -104,6 +104,7 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
                 ),
                 target_score=float(prediction.target_score[n]),
                 squashed_by=prediction.squashed_by,
+                reference=None if reference is None else _reference(prediction, reference, n, top_k),
             )
             for n in range(len(prediction.scores))
         ],
@@ -116,6 +117,19 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
         total_layers=header.total,
         total_bytes=sum(math.prod(la.shape) * np.dtype(la.dtype).itemsize for la in header.layers),
         method=_method_message(method),
+    )
+
+
+def _reference(
+    prediction: nf.Prediction, reference: np.ndarray, picture: int, top_k: int
+) -> ex.ReferencePrediction:
+    ours, theirs = prediction.scores[picture], reference[picture]
+    order = np.argsort(-theirs, kind="stable")[:top_k]
+    scale = float(np.abs(theirs).max()) or 1.0
+    return ex.ReferencePrediction(
+        best=[ex.ClassScore(class_index=int(k), score=float(theirs[k])) for k in order],
+        scores=[float(theirs[k]) for k, _ in prediction.best(picture, top_k)],
+        largest_difference=float(np.abs(ours - theirs).max()) / scale,
     )
 
 

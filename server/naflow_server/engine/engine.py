@@ -17,6 +17,7 @@ from naflow_server.engine import failures
 from naflow_server.engine.call import Call
 from naflow_server.engine.compilation import COMPILATIONS, use_cache
 from naflow_server.engine.job import WarmUp
+from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.repository import Repository, Upload, Uploads
 from naflow_server.engine.scheduler import Scheduler, stopping
 from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo
@@ -39,6 +40,8 @@ class Statistics:
         programs, cache_hits: compiled, and fetched from the cache folder instead, since the process began.
         compile_seconds: spent on that.
         device_bytes: memory in use by device, where the device tells.
+        programs_held: programs in memory; the others were dropped.
+        program_drops: how often all programs were dropped to keep `compilation.programs`.
     """
 
     waiting: Mapping[str, int]
@@ -50,6 +53,8 @@ class Statistics:
     cache_hits: int
     compile_seconds: float
     device_bytes: Mapping[str, int]
+    programs_held: int = 0
+    program_drops: int = 0
 
 
 class Engine:
@@ -64,8 +69,18 @@ class Engine:
         self.settings = settings
         self._devices = list(jax.local_devices() if devices is None else devices)
         self._limits = settings.limits
-        self._batch = settings.batching.pictures
-        self._scheduler = Scheduler(self._devices, settings.limits, settings.batching.window_seconds)
+        self._batch, together = settings.batching.pictures, settings.batching.together
+        self._together = self._devices[0].platform != "cpu" if together is None else together
+        self._programs = ProgramLimit(
+            settings.compilation.programs, lambda: COMPILATIONS.programs, nf.drop_programs
+        )
+        self._scheduler = Scheduler(
+            self._devices,
+            settings.limits,
+            settings.batching.window_seconds,
+            self._together,
+            self._programs,
+        )
         self._listeners: list[Callable[[ModelInfo], None]] = []
         self.repository = Repository(
             settings.repository,
@@ -196,7 +211,9 @@ class Engine:
         call.loaded = loaded
         call.batch_pictures = min(self._batch, limit or self._batch)
         if loaded.batches and call.pictures < call.batch_pictures:
-            call.batch_key = _batch_key(call.request, loaded)
+            # one after the other, a request's own pictures stay together, as they are without a batch
+            alike = None if self._together else call.pictures
+            call.batch_key = (alike, *_batch_key(call.request, loaded))
         self._scheduler.submit(call)
 
     def _check(self, request: ExplainRequest) -> int:
@@ -317,6 +334,7 @@ class Engine:
             return
         loop = asyncio.get_running_loop()
         limit = min(self._batch, loaded.batch_limit or self._batch) if loaded.batches else 1
+        limit = limit if self._together else 1
         for shapes in wanted.warm_up:
             one = all(shape[0] == 1 for shape in shapes.values())
             for size in [None, *(batch_sizes(limit) if one else ())]:
@@ -349,10 +367,12 @@ class Engine:
             COMPILATIONS.cache_hits,
             COMPILATIONS.seconds,
             memory,
+            self._programs.held,
+            self._programs.drops,
         )
 
 
-def _batch_key(request: ExplainRequest, loaded: LoadedVersion) -> Hashable:
+def _batch_key(request: ExplainRequest, loaded: LoadedVersion) -> tuple[Hashable, ...]:
     """Requests with equal keys can share a cascade; their targets may differ."""
     shapes = tuple(sorted((n, v.shape[1:], v.dtype.str) for n, v in request.inputs.items()))
     return (

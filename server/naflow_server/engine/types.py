@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import naflow_core as nf
+from naflow_server.tracing import Trace
 
 
 class Code(enum.Enum):
@@ -76,6 +77,7 @@ class ExplainRequest:
         top_feature_map: name of t_K; found by analysis when None.
         request_id: for logs.
         deadline: `time.monotonic()` seconds after which the result is of no use, or None.
+        trace: span that the spans of the work are put under, or None.
     """
 
     model: str
@@ -88,6 +90,7 @@ class ExplainRequest:
     top_feature_map: str | None = None
     request_id: str = ""
     deadline: float | None = None
+    trace: Trace | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Header:
         sha256: of the model file.
         prediction: what the model says about this request's pictures, and which class is explained.
         layers: in order of index, nearest to the input first; the flows come deepest first.
+        reference: onnxruntime's scores of the explained output, [N, classes], where they were asked for.
     """
 
     model: str
@@ -116,6 +120,7 @@ class Header:
     sha256: str
     prediction: nf.Prediction
     layers: tuple[LayerInfo, ...]
+    reference: np.ndarray | None = None
 
     @property
     def total(self) -> int:

@@ -18,11 +18,13 @@ from naflow.v1 import explanation_pb2, method_pb2, model_report_pb2, tensor_pb2
 from naflow_client import (
     AccessError,
     AsyncClient,
+    AsyncManyStream,
     AsyncStream,
     CallError,
     Client,
     ClientError,
     ExplainOptions,
+    ManyStream,
     ModelState,
     RequestError,
     RetryPolicy,
@@ -142,10 +144,11 @@ def test_options_arrive() -> None:
         top_feature_map="t",
         top_k=np.int64(2),  # type: ignore[arg-type]
         request_id="me",
+        reference_prediction=True,
     )
     request = requests.explain_request(MODEL, {"x": X}, options)
     assert (request.model_version, request.output, request.top_feature_map) == ("7", "y", "t")
-    assert (request.top_k, request.request_id) == (2, "me")
+    assert (request.top_k, request.request_id, request.reference_prediction) == (2, "me", True)
     assert request.target.class_target.class_name == "cat"
     assert list(request.target.class_target.labels) == ["dog", "cat"]
     assert list(request.layers.tensors) == ["a", "b"]
@@ -217,7 +220,7 @@ def test_impossible_inputs_are_refused(driver: Any, server: Server, x: Any) -> N
 
 def test_one_table_two_clients() -> None:
     """Every method of the table is on both clients, with the same arguments and the same words."""
-    pairs = [(Client, AsyncClient), (Stream, AsyncStream)]
+    pairs = [(Client, AsyncClient), (Stream, AsyncStream), (ManyStream, AsyncManyStream)]
     for sync, other in pairs:
         ours = {name for name in vars(sync) if not name.startswith("_")}
         assert ours == {name for name in vars(other) if not name.startswith("_")}
@@ -262,6 +265,9 @@ def test_the_table_matches_the_services() -> None:
         (CallError("", status="RESOURCE_EXHAUSTED", retry_after=9), 1, None, 9.0),
         (CallError("", status="RESOURCE_EXHAUSTED", retry_after=11), 1, None, None),
         (CallError("", status="INTERNAL", retry_after=1), 1, None, None),
+        (CallError("", status="CANCELLED"), 1, None, 0.5),
+        (CallError("", status="FAILED_PRECONDITION"), 1, None, None),
+        (CallError("", status="FAILED_PRECONDITION", retry_after=1), 1, None, 1.0),
         (CallError("", status="INVALID_ARGUMENT"), 1, None, None),
     ],
 )

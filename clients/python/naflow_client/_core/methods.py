@@ -45,6 +45,12 @@ METHODS: dict[str, Method] = {
     "explain": Method(
         f"{EXPLANATIONS}Explain", "unary_stream", explanation.ExplainRequest, explanation.ExplainEvent
     ),
+    "explain_many": Method(
+        f"{EXPLANATIONS}ExplainStream",
+        "stream_stream",
+        explanation.ExplainRequest,
+        explanation.ExplainEvent,
+    ),
     "inspect": Method(
         f"{EXPLANATIONS}InspectModel",
         "unary_unary",
