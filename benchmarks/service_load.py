@@ -59,12 +59,14 @@ class Case:
 
 @dataclass
 class Tally:
-    """What became of requests. `slack` is the largest relative difference that is not wrong."""
+    """What became of requests. `slack` is the largest relative difference that is not wrong; `batch` the most
+    pictures that were computed together."""
 
     slack: float = 0.0
     right: int = 0
     wrong: int = 0
     lost: int = 0
+    batch: int = 0
     difference: float = 0.0
     seconds: list[float] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -85,6 +87,7 @@ class Tally:
         seconds, difference = time.perf_counter() - began, _difference(result, case)
         with self.lock:
             self.seconds.append(seconds)
+            self.batch = max(self.batch, result.summary.batch_size)
             self.difference = max(self.difference, difference)
             if difference <= self.slack:
                 self.right += 1
@@ -184,6 +187,7 @@ def answers(options: argparse.Namespace) -> bool:
             with made.server(f"batching-{batching}", batching__pictures=batching) as server:
                 seconds = _asked(server.address, made.cases, options.requests, options.clients, tally)
             rows.append(tally.row(batching=batching, requests=options.requests))
+            rows[-1] |= {"largest batch": tally.batch}
             rows[-1] |= {"per second": round(options.requests / seconds, 1)}
             tallies.append(tally)
     report("Many clients on two models", rows, options.json, clients=options.clients, lost=_reasons(*tallies))

@@ -25,8 +25,8 @@ from naflow_server.answers import Answers, Explains
 from naflow_server.auth import Tokens
 from naflow_server.calls import Calls
 from naflow_server.certificates import Certificates
-from naflow_server.engine.engine import Engine, Statistics
-from naflow_server.engine.types import EngineError, ModelInfo
+from naflow_server.engine.engine import Engine
+from naflow_server.engine.types import EngineError, ModelInfo, Statistics
 from naflow_server.health import SERVING, Health
 from naflow_server.metrics import Metrics, MetricsEndpoint
 from naflow_server.service import ExplanationService, ModelRepositoryService, Repository
@@ -105,7 +105,7 @@ class Server:
         return self._endpoint.port if self._endpoint else None
 
     async def start(self) -> None:
-        """Listen at once, as NOT_SERVING until the engine is ready.
+        """Listen as soon as the engine knows its models, as NOT_SERVING until they are loaded.
 
         Raises:
             SettingsError: an address or a certificate that cannot be used.
@@ -121,9 +121,6 @@ class Server:
             except OSError as error:
                 where = f"{server.metrics_host}:{server.metrics_port} cannot be used"
                 raise SettingsError(f"server.metrics_port: {where}: {error.strerror}") from error
-        await self._grpc.start()
-        facts = {"host": server.host, "port": self.port, "metrics_port": self.metrics_port}
-        LOG.info("listening", extra={**facts, "tls": self.settings.security.tls_certificate is not None})
         self.engine.on_state_change(self.health.set_model)
         try:
             await self.engine.start()
@@ -132,6 +129,10 @@ class Server:
         self.metrics.read_from(self.engine.statistics)
         for model in self.engine.list():
             self.health.set_model(model)
+        # Not before the models are known: NOT_FOUND would be final for a request that comes during a restart.
+        await self._grpc.start()
+        facts = {"host": server.host, "port": self.port, "metrics_port": self.metrics_port}
+        LOG.info("listening", extra={**facts, "tls": self.settings.security.tls_certificate is not None})
         await self.engine.loaded()
         self.health.start()
         LOG.info("serving", extra={"models": [model.name for model in self.engine.list() if model.ready]})

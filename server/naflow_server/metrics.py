@@ -15,8 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from naflow_server.engine.engine import Statistics
-from naflow_server.engine.types import Event, LayerFailure, LayerFlow, Summary
+from naflow_server.engine.types import Event, LayerFailure, LayerFlow, Statistics, Summary
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PICTURES = (1, 2, 4, 8, 16, 32, 64)

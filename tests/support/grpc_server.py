@@ -19,7 +19,7 @@ from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc, tensor_pb2
 from naflow_server.app import Server
 from naflow_server.engine import types
-from naflow_server.engine.engine import Statistics
+from naflow_server.engine.types import Statistics
 from naflow_server.settings import Settings
 
 DETAILS = "grpc-status-details-bin"

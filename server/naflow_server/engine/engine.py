@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,41 +19,11 @@ from naflow_server.engine.job import WarmUp
 from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.repository import Repository, Upload, Uploads
 from naflow_server.engine.scheduler import Scheduler, stopping
-from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo
+from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo, Statistics
 from naflow_server.engine.version import LoadedVersion, batch_sizes
 from naflow_server.settings import Settings
 
 log = logging.getLogger("naflow_server.engine")
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """How busy the engine is, for metrics.
-
-    Attributes:
-        waiting: requests that are not yet computed, by model.
-        active: explanations that are computed in turns.
-        stalled: explanations that wait for their reader.
-        calls: requests in all states.
-        model_bytes: weights of all loaded models.
-        programs, cache_hits: compiled, and fetched from the cache folder instead, since the process began.
-        compile_seconds: spent on that.
-        device_bytes: memory in use by device, where the device tells.
-        programs_held: programs in memory; the others were dropped.
-        program_drops: how often all programs were dropped to keep `compilation.programs`.
-    """
-
-    waiting: Mapping[str, int]
-    active: int
-    stalled: int
-    calls: int
-    model_bytes: int
-    programs: int
-    cache_hits: int
-    compile_seconds: float
-    device_bytes: Mapping[str, int]
-    programs_held: int = 0
-    program_drops: int = 0
 
 
 class Engine:

@@ -245,3 +245,33 @@ class ModelInfo:
     def ready(self) -> bool:
         """Whether a request would be taken: some version is loaded, or loads at the next request."""
         return any(v.state in (State.READY, State.EVICTED) for v in self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How busy the engine is, for metrics.
+
+    Attributes:
+        waiting: requests that are not yet computed, by model.
+        active: explanations that are computed in turns.
+        stalled: explanations that wait for their reader.
+        calls: requests in all states.
+        model_bytes: weights of all loaded models.
+        programs, cache_hits: compiled, and fetched from the cache folder instead, since the process began.
+        compile_seconds: spent on that.
+        device_bytes: memory in use by device, where the device tells.
+        programs_held: programs in memory; the others were dropped.
+        program_drops: how often all programs were dropped to keep `compilation.programs`.
+    """
+
+    waiting: Mapping[str, int]
+    active: int
+    stalled: int
+    calls: int
+    model_bytes: int
+    programs: int
+    cache_hits: int
+    compile_seconds: float
+    device_bytes: Mapping[str, int]
+    programs_held: int = 0
+    program_drops: int = 0
