@@ -154,7 +154,13 @@ class Calls(grpc.aio.ServerInterceptor):
                     return await behaviour(checked, context)
                 # Writing here, not yielding, lets a cancelled call close the generator at once.
                 async with contextlib.aclosing(behaviour(checked, context)) as responses:
+                    begun = False
                     async for response in responses:
+                        if not begun:
+                            # On their own: headers that still wait with the first message to be taken would
+                            # keep a status out.
+                            begun = True
+                            await context.send_initial_metadata(())
                         await context.write(response)
             return None
 
