@@ -31,12 +31,13 @@ class AheadOfTime:
 
     def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
         self._futures: dict[tuple[str, str], Future[None]] = {}
-        pending = list(_missing(plan, method, wanted))
+        device = jax.config.jax_default_device  # the caller's, which other threads do not inherit
+        pending = list(_missing(plan, method, wanted, device))
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
             pool = ThreadPoolExecutor(threads, "naflow-compile")
             for segment, key, call in pending:
-                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call)
+                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call, device)
             pool.shutdown(wait=False)  # the threads end with the last of these
 
     def wait(self, segment: Segment) -> None:
@@ -70,8 +71,10 @@ class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
         return name in self._program.shapes
 
 
-def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Segment, Hashable, Any]]:
-    """The steps to come whose program has not been compiled, each program once."""
+def _missing(
+    plan: Plan, method: Method, wanted: set[str], device: Any
+) -> Iterator[tuple[Segment, Hashable, Any]]:
+    """The steps to come whose program has not been compiled for a device, each program once."""
     values = _Shapes(plan)
     seen: set[Hashable] = set()
     for segment, inner in cascade.turns(plan, wanted):
@@ -79,7 +82,7 @@ def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Seg
             shape = values[part.target].shape
             number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
             call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
-            key = (*call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
+            key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
             if key not in seen and key not in _compiled:
                 seen.add(key)
                 yield part, key, call
@@ -97,7 +100,8 @@ def drop_programs() -> None:
         _compiled.clear()
 
 
-def _compile(key: Hashable, call: tuple[Any, ...]) -> None:
-    cascade.invert.lower(*call).compile()
+def _compile(key: Hashable, call: tuple[Any, ...], device: Any) -> None:
+    with jax.default_device(device):
+        cascade.invert.lower(*call).compile()
     with _lock:
         _compiled.add(key)
