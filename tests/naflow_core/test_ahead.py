@@ -62,7 +62,7 @@ def test_an_abandoned_explanation_leaves_no_thread(nothing_compiled):
 
 
 def test_a_failure_while_compiling_reaches_the_caller(monkeypatch, nothing_compiled):
-    def fail(_key, _call):
+    def fail(*_):
         raise RuntimeError("no compiler today")
 
     monkeypatch.setattr(ahead, "_compile", fail)
