@@ -50,7 +50,8 @@ from naflow_server.engine import (
     Summary,
     VersionInfo,
 )
-from naflow_server.settings import Settings
+from naflow_server.engine.banks import Banks
+from naflow_server.settings import BankSettings, Settings
 
 MAPS, SIDE = 53, 56
 GOAL = 5.0
@@ -60,6 +61,7 @@ class ReadyEngine:
     """Answers every request with the same maps, without computing."""
 
     def __init__(self) -> None:
+        self.banks = Banks(BankSettings())  # off
         random = np.random.default_rng(0)
         zeros = np.zeros(1)
         self.flows = [

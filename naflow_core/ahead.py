@@ -31,7 +31,8 @@ class AheadOfTime:
 
     def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
         self._futures: dict[tuple[str, str], Future[None]] = {}
-        device = jax.config.jax_default_device  # the caller's, which other threads do not inherit
+        # the caller's, which other threads do not inherit; mypy does not see what JAX adds to its config
+        device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
         pending = list(_missing(plan, method, wanted, device))
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:

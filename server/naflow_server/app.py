@@ -19,17 +19,25 @@ from naflow.v1 import (
     explanation_pb2_grpc,
     model_repository_pb2,
     model_repository_pb2_grpc,
+    reference_bank_pb2,
+    reference_bank_pb2_grpc,
 )
 from naflow_server import logs
 from naflow_server.answers import Answers, Explains
 from naflow_server.auth import Tokens
 from naflow_server.calls import Calls
 from naflow_server.certificates import Certificates
+from naflow_server.engine.banks import Banks
 from naflow_server.engine.engine import Engine
 from naflow_server.engine.types import EngineError, ModelInfo, Statistics
 from naflow_server.health import SERVING, Health
 from naflow_server.metrics import Metrics, MetricsEndpoint
-from naflow_server.service import ExplanationService, ModelRepositoryService, Repository
+from naflow_server.service import (
+    ExplanationService,
+    ModelRepositoryService,
+    ReferenceBankService,
+    Repository,
+)
 from naflow_server.settings import SecuritySettings, Settings, SettingsError
 from naflow_server.tracing import Tracing, tracing_from_environment
 
@@ -37,6 +45,7 @@ LOG = logging.getLogger(__name__)
 SERVICES = (
     explanation_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name,
     model_repository_pb2.DESCRIPTOR.services_by_name["ModelRepositoryService"].full_name,
+    reference_bank_pb2.DESCRIPTOR.services_by_name["ReferenceBankService"].full_name,
 )
 LAST_SECONDS = 2.0  # for ended calls to leave
 TRACES_SECONDS = 5.0  # for the last spans
@@ -44,6 +53,10 @@ TRACES_SECONDS = 5.0  # for the last spans
 
 class Runs(Explains, Repository, Protocol):
     """What is needed of the engine."""
+
+    @property
+    def banks(self) -> Banks:
+        """The reference banks."""
 
     async def start(self) -> None:
         """Begin to load models; requests are taken from now on."""
@@ -91,6 +104,9 @@ class Server:
         )
         model_repository_pb2_grpc.add_ModelRepositoryServiceServicer_to_server(
             ModelRepositoryService(engine), self._grpc
+        )
+        reference_bank_pb2_grpc.add_ReferenceBankServiceServicer_to_server(
+            ReferenceBankService(engine.banks), self._grpc
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._grpc)
         if settings.server.reflection:

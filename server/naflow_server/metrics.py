@@ -180,4 +180,7 @@ class _EngineNumbers:
             CounterMetricFamily(
                 "naflow_program_drops", "Times that all programs were dropped", now.program_drops
             ),
+            GaugeMetricFamily("naflow_banks", "Reference banks", now.banks),
+            GaugeMetricFamily("naflow_bank_embeddings", "Embeddings in all banks", now.bank_embeddings),
+            GaugeMetricFamily("naflow_bank_bytes", "Size of all banks on disk", now.bank_bytes),
         ]

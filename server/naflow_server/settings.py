@@ -222,6 +222,26 @@ class RepositorySettings(Section):
     upload: UploadSettings = UploadSettings()
 
 
+class BankSettings(Section):
+    """Banks of reference embeddings that clients make and fill.
+
+    Attributes:
+        path: folder that keeps them, of this server alone; no banks when None.
+        banks: at most so many.
+        embeddings: in one bank.
+        dimension: largest embedding, in numbers.
+        append_bytes: embeddings of one append, and its labels.
+        total_bytes: of all banks on disk.
+    """
+
+    path: Path | None = None
+    banks: PositiveInt = 64
+    embeddings: PositiveInt = 1_000_000
+    dimension: PositiveInt = 16_384
+    append_bytes: Annotated[int, Field(ge=1, le=256 * MIB)] = 16 * MIB
+    total_bytes: PositiveInt = 8 * GIB
+
+
 class CompilationSettings(Section):
     """Compiled programs.
 
@@ -250,6 +270,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     repository: RepositorySettings = RepositorySettings()
+    banks: BankSettings = BankSettings()
     compilation: CompilationSettings = CompilationSettings()
 
     @classmethod

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2  # noqa: F401 (known to json_format where an Any holds one)
 
-from naflow.v1 import explanation_pb2, model_repository_pb2
+from naflow.v1 import explanation_pb2, model_repository_pb2, reference_bank_pb2
 from naflow_server.engine import Code, Engine
 from naflow_server.errors import CODES
 from naflow_server.settings import Settings
@@ -29,7 +29,9 @@ RPC, OPERATIONS, DEPLOYMENT = (
 SERVICES = [
     explanation_pb2.DESCRIPTOR.services_by_name["ExplanationService"],
     model_repository_pb2.DESCRIPTOR.services_by_name["ModelRepositoryService"],
+    reference_bank_pb2.DESCRIPTOR.services_by_name["ReferenceBankService"],
 ]
+MODULES: list[Any] = [explanation_pb2, model_repository_pb2, reference_bank_pb2]
 EXAMPLES = re.findall(r"^`(\w+)`:\n\n```protojson\n(.*?)^```$", RPC, re.DOTALL | re.MULTILINE)
 
 
@@ -100,7 +102,7 @@ def test_there_is_a_section_for_each_rpc() -> None:
 
 @pytest.mark.parametrize(("name", "body"), EXAMPLES)
 def test_examples_are_messages(name: str, body: str) -> None:
-    module: Any = explanation_pb2 if hasattr(explanation_pb2, name) else model_repository_pb2
+    module = next(module for module in MODULES if hasattr(module, name))
     message = json_format.Parse(body, getattr(module, name)())
     assert message.ByteSize()
     if name == "ExplainRequest":
@@ -109,7 +111,7 @@ def test_examples_are_messages(name: str, body: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == RPC.count("```protojson") == 8
+    assert len(EXAMPLES) == RPC.count("```protojson") == 11
 
 
 def test_every_reason_is_documented() -> None:
@@ -120,6 +122,7 @@ def test_every_reason_is_documented() -> None:
     for path in [ROOT / "naflow_core" / "errors.py"]:
         used |= set(re.findall(r'^    code = "([a-z_]+)"', path.read_text("utf-8"), re.MULTILINE))
     used -= {"error", "refused", "repository_unreadable"}  # never leave the server
+    used -= {"banks_unusable", "bank_version_unknown"}  # likewise
     missing = {reason for reason in used if f"`{reason.upper()}`" not in RPC}
     assert not missing
 
@@ -169,3 +172,6 @@ def test_defaults_of_limits_are_as_documented() -> None:
         assert re.search(rf"^\| `{re.escape(row)}` \| {value}\b", OPERATIONS, re.MULTILINE), row
     shown = f"{limits.pictures}, {limits.input_bytes // mib} MiB, {limits.layers}"
     assert f"| {shown} |" in OPERATIONS
+    banks = Settings().banks
+    assert f"| {banks.banks}, {banks.embeddings} in each, {banks.total_bytes >> 30} GiB |" in OPERATIONS
+    assert f"| {banks.append_bytes // mib} MiB, {banks.dimension} |" in OPERATIONS

@@ -40,6 +40,7 @@ EXPECTED = {
 EXPLAIN, EXPLAIN_STREAM = "ExplanationService/Explain", "ExplanationService/ExplainStream"
 INSPECT = "ExplanationService/InspectModel"
 OTHERS = [f"ModelRepositoryService/{name}Model" for name in ("Load", "Unload", "Upload")]
+OTHERS += [f"ReferenceBankService/{name}" for name in ("CreateBank", "AppendReferences", "DeleteBank")]
 COMPATIBILITY = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 
 
@@ -51,6 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (models / f"{MODEL}-0").rename(models / MODEL)
     chosen = {"limits.message_bytes": MESSAGE_BYTES, "limits.deadline_seconds": 60}
     chosen["repository.upload.enabled"] = "true"
+    chosen["banks.path"] = folder / "banks"
     with script("service_process").ServerProcess(models, folder / "log", chosen) as started:
         yield started
 

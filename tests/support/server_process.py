@@ -19,15 +19,20 @@ PROGRAM += "sys.exit(main(read_settings(None, {})))"
 class ServerProcess:
     """A started process.
 
+    Args:
+        folder: of models.
+        before: Python that the process runs first.
+        environment: its settings.
+
     Attributes:
         lines: of its log that were read so far.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, before: str = "", **environment: str) -> None:
         own = {"NAFLOW_REPOSITORY__PATH": str(folder), "NAFLOW_SERVER__PORT": "0", **environment}
         own = {"NAFLOW_SERVER__DRAIN_SECONDS": "0", **own}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=os.environ | own, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", before + PROGRAM], env=os.environ | own, stderr=subprocess.PIPE, text=True
         )
         self.lines: list[str] = []
 
@@ -50,9 +55,9 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def server_process(folder: Path, **environment: str) -> Iterator[ServerProcess]:
+def server_process(folder: Path, before: str = "", **environment: str) -> Iterator[ServerProcess]:
     """Start one over a folder of models, with settings from the environment."""
-    started = ServerProcess(folder, **environment)
+    started = ServerProcess(folder, before, **environment)
     try:
         yield started
     finally:

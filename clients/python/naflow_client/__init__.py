@@ -14,6 +14,7 @@ from naflow_client.answers import (
     ReferencePrediction,
     Summary,
 )
+from naflow_client.banks import Appended, BankStatus
 from naflow_client.client import Client, Stream
 from naflow_client.errors import (
     AccessError,
@@ -46,9 +47,11 @@ from naflow_client.security import Tls
 __all__ = [
     "NO_RETRIES",
     "AccessError",
+    "Appended",
     "AsyncClient",
     "AsyncManyStream",
     "AsyncStream",
+    "BankStatus",
     "BrokenStreamError",
     "BusyError",
     "CallCancelledError",

@@ -16,6 +16,7 @@ from naflow_client._core.connection import Connection
 from naflow_client._core.events import Item, Session
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.state import StreamState, cancelled, closed
+from naflow_client.aio_bank_calls import AsyncBankCalls
 from naflow_client.aio_many import AsyncInputs, AsyncManyStream
 from naflow_client.answers import Flow, Header
 from naflow_client.client import Client
@@ -32,7 +33,7 @@ from naflow_client.security import PathLike, Tls
 Opener = Callable[[Deadline], Awaitable[tuple[explanation_pb2.ExplainRequest, Inputs]]]
 
 
-class AsyncClient:
+class AsyncClient(AsyncBankCalls):
     """A connection to a server, for one event loop; the arguments are those of `Client`.
 
     Raises:

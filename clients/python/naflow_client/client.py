@@ -17,6 +17,7 @@ from naflow_client._core.many import Asked
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.state import StreamState, closed
 from naflow_client.answers import Flow, Header
+from naflow_client.bank_calls import BankCalls
 from naflow_client.errors import CallError
 from naflow_client.exchange import Exchange
 from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
@@ -32,7 +33,7 @@ from naflow_client.security import PathLike, Tls
 Opener = Callable[[Deadline], tuple[explanation_pb2.ExplainRequest, Inputs]]
 
 
-class Client:
+class Client(BankCalls):
     """A connection to a server; may be shared between threads.
 
     Args:

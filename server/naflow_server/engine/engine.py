@@ -13,6 +13,7 @@ import jax
 
 import naflow_core as nf
 from naflow_server.engine import failures
+from naflow_server.engine.banks import Banks
 from naflow_server.engine.call import Call
 from naflow_server.engine.compilation import COMPILATIONS, use_cache
 from naflow_server.engine.job import WarmUp
@@ -60,6 +61,7 @@ class Engine:
         )
         limits = nf.Limits(**settings.repository.limits.model_dump())
         self._uploads = Uploads(settings.repository.path, settings.repository.upload, limits)
+        self.banks = Banks(settings.banks)
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_load: asyncio.Task[None] | None = None
         self._draining = False
@@ -70,12 +72,13 @@ class Engine:
         """Start the compute threads and begin to load models; `loaded` waits for those.
 
         Raises:
-            EngineError: the repository or the cache folder cannot be used.
+            EngineError: the repository, the banks or the cache folder cannot be used.
         """
         COMPILATIONS.watch()
         use_cache(self.settings.compilation)
         await self.repository.scan()
         await self._uploads.clean()
+        await self.banks.start()
         self._scheduler.start()
         self._first_load = self._spawn(self.repository.load_wanted())
         if self.settings.repository.poll_seconds is not None:
@@ -104,6 +107,7 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await self._uploads.close()
+        await self.banks.close()
         self.repository.close()
         if not await asyncio.to_thread(self._scheduler.close, 10.0):
             log.warning("a compute thread is still inside a layer; it ends with the process")
@@ -320,7 +324,7 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """How busy the engine is now."""
-        load = self._scheduler.load()
+        load, banks = self._scheduler.load(), self.banks.numbers()
         memory = {}
         for device in self._devices:
             told = device.memory_stats()
@@ -338,6 +342,9 @@ class Engine:
             memory,
             self._programs.held,
             self._programs.drops,
+            banks.banks,
+            banks.embeddings,
+            banks.bytes,
         )
 
 

@@ -262,6 +262,7 @@ class Statistics:
         device_bytes: memory in use by device, where the device tells.
         programs_held: programs in memory; the others were dropped.
         program_drops: how often all programs were dropped to keep `compilation.programs`.
+        banks, bank_embeddings, bank_bytes: reference banks, and what they hold together.
     """
 
     waiting: Mapping[str, int]
@@ -275,3 +276,6 @@ class Statistics:
     device_bytes: Mapping[str, int]
     programs_held: int = 0
     program_drops: int = 0
+    banks: int = 0
+    bank_embeddings: int = 0
+    bank_bytes: int = 0

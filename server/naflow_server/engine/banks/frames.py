@@ -1,14 +1,15 @@
 """How a bank's file is made up, and what of it counts after a crash.
 
-A file begins with a prologue: magic, a random marker of 8 bytes, and the bank's facts. A frame follows for each
-append: a header that begins with the marker and carries a CRC-32C of itself and one of its payload, then the
-payload: the embeddings row by row (little-endian float32), then their labels (JSON; absent when there are
+A file begins with a prologue: magic, a random marker of 8 bytes, and the bank's facts. A frame follows for
+each append: a header that begins with the marker and carries a CRC-32C of itself and one of its payload, then
+the payload: the embeddings row by row (little-endian float32), then their labels (JSON; absent when there are
 none).
 
 An append is written in one go and is on disk before the next one begins, so a crash can only harm the last
-frame, and that one was not acknowledged: it is cut off. Harm anywhere else is another matter (a failing disk, a
-foreign hand), and cutting there would drop acknowledged embeddings: it is reported. The marker tells the two
-apart, because after a torn frame there is no other one; being random, it cannot be slipped into an embedding.
+frame, and that one was not acknowledged: it is cut off. Harm anywhere else is another matter (a failing disk,
+a foreign hand), and cutting there would drop acknowledged embeddings: it is reported. The marker tells the
+two apart, because after a torn frame there is no other one; being random, it cannot be slipped into an
+embedding.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from mmap import mmap
 
 import google_crc32c
 import numpy as np
+
+from naflow_server.engine.banks.view import FileView
 
 MAGIC = b"NAFBANK1"
 MARKER_BYTES = 8
 PREFIX = struct.Struct("<8s8sII")  # magic, marker, length of the facts, their CRC-32C
 LARGEST_FACTS = 4096
-# marker, bytes of embeddings, bytes of labels, version, position of the first row, rows, labelled rows, hash of
-# the append's id, digest of the payload, CRC-32C of the payload
+# marker, bytes of embeddings, bytes of labels, version, position of the first row, rows, labelled rows, hash
+# of the append's id, digest of the payload, CRC-32C of the payload
 HEADER = struct.Struct("<8sIIQQII16s16sI")
 CHECK = struct.Struct("<I")
 HEADER_BYTES = HEADER.size + CHECK.size
 NO_ID = bytes(16)
-
-View = bytes | mmap
 
 
 class DamagedError(Exception):
@@ -110,7 +110,7 @@ def prologue(facts: Facts, marker: bytes) -> bytes:
     return PREFIX.pack(MAGIC, marker, len(text), google_crc32c.value(marker + text)) + text
 
 
-def read_prologue(view: View) -> tuple[Facts, bytes, int]:
+def read_prologue(view: FileView) -> tuple[Facts, bytes, int]:
     """What a bank is made for, its marker, and the offset of its first frame.
 
     Raises:
@@ -162,7 +162,7 @@ def frame(marker: bytes, payload: Payload, *, version: int, first: int, key: byt
     return fields + CHECK.pack(google_crc32c.value(fields)) + payload.content
 
 
-def header_at(view: View, offset: int, marker: bytes) -> Frame | None:
+def header_at(view: FileView, offset: int, marker: bytes) -> Frame | None:
     """The header at an offset; None if there is none that is whole."""
     raw = view[offset : offset + HEADER_BYTES]
     if len(raw) < HEADER_BYTES or raw[:MARKER_BYTES] != marker:
@@ -173,22 +173,23 @@ def header_at(view: View, offset: int, marker: bytes) -> Frame | None:
     return Frame(offset, *HEADER.unpack(fields)[1:])
 
 
-def whole(view: View, found: Frame) -> bool:
-    """Whether a frame's payload is what was written."""
-    return bool(google_crc32c.value(view[found.payload : found.end]) == found.check)
+def payload_of(view: FileView, found: Frame) -> bytes | None:
+    """A frame's payload; None if it is not what was written."""
+    content = view[found.payload : found.end]
+    return content if google_crc32c.value(content) == found.check else None
 
 
-def labels_of(view: View, found: Frame) -> list[str]:
-    """The labels of a frame that is whole, one for each embedding."""
-    if not found.labels:
-        return [""] * found.count
-    return [str(label) for label in json.loads(view[found.payload + found.rows : found.end])]
+def unpack(content: bytes, found: Frame) -> tuple[np.ndarray, list[str]]:
+    """Embeddings, [count, dimension], and their labels, "" where there is none."""
+    embeddings = np.frombuffer(content, "<f4", found.rows // 4).reshape(found.count, -1)
+    labels = json.loads(content[found.rows :]) if found.labels else [""] * found.count
+    return embeddings, labels
 
 
-def frames(view: View, start: int, marker: bytes, dimension: int) -> Iterator[Frame]:
+def frames(view: FileView, start: int, marker: bytes, dimension: int) -> Iterator[Frame]:
     """All frames that count, oldest first. What lies after the last one is a torn append.
 
-    Of the payloads only the last one is checked; `whole` checks the others where they are read.
+    Of the payloads only the last one is checked; `payload_of` checks the others where they are read.
 
     Raises:
         DamagedError: harm that no crash explains.
@@ -200,7 +201,7 @@ def frames(view: View, start: int, marker: bytes, dimension: int) -> Iterator[Fr
             if view.find(marker, offset + 1) >= 0:
                 raise DamagedError(f"the file is damaged at byte {offset}")
             return
-        if found.end > size or (found.end == size and not whole(view, found)):
+        if found.end > size or (found.end == size and payload_of(view, found) is None):
             return
         if (found.version, found.first, found.rows) != (version + 1, rows, found.count * dimension * 4):
             raise DamagedError(f"the append at byte {offset} does not follow the one before it")
