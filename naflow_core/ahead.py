@@ -79,7 +79,7 @@ def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Seg
             shape = values[part.target].shape
             number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
             call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
-            key = (*call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
+            key = (*call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:-1])))
             if key not in seen and key not in _compiled:
                 seen.add(key)
                 yield part, key, call

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from naflow_core.analysis.spine import cut_vertices
@@ -68,12 +69,21 @@ def find_head(
             raise _no_such("top feature map", top, spatial)
     elif not spatial:
         raise AnalysisError(
-            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}",
+            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}"
+            + _where_paths_part(program, spine),
             hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
         )
     else:
         top = _find_top(program, spine, spatial, scores)
     return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
+
+
+def _where_paths_part(program: Program, spine: Sequence[str]) -> str:
+    """Names the first pair of neighbouring cut vertices with more than one node between them."""
+    for before, after in itertools.pairwise(spine):
+        if len(program.between(before, (after,))) > 1:
+            return f": they part at {before!r} and meet again at {after!r}, which has none"
+    return ""
 
 
 def _choose_output(program: Program, wanted: str | None) -> str:
