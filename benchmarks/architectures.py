@@ -38,16 +38,18 @@ PAGE = """\
 
 Small networks of well-known architectures with seeded random weights, as five exporters write them
 ([PyTorch](frameworks/pytorch.md) twice, [TensorFlow](frameworks/tensorflow.md), [JAX](frameworks/jax.md),
-[PaddlePaddle](frameworks/paddle.md)); each verified and explained with default settings. Written by
+[PaddlePaddle](frameworks/paddle.md)); each verified and explained with default settings. The table "trained"
+holds models that people use; they are not part of this repository. Written by
 `python benchmarks/architectures.py FOLDER... --out docs/architectures.md` on {machine}.
 
 * segments: between neighbouring tensors of the spine; in brackets how many of them are composites
 * classes: segments inverted exactly, solved by least squares, masked by abandonment, or passed through
 * flows: maps with `--layers blocks`; "flat" are those without any structure
-* forward error: largest difference from onnxruntime at any tensor, relative to its largest value; bold over
-  1e-4
+* forward error: largest difference from onnxruntime at any tensor, relative to its largest value; bold where
+  `naflow verify` fails (quantised tensors may be off by a step)
 * seconds: of the processor, over all cores, for one explanation of one input when everything is compiled
-* peak MB: memory of the whole process, of JAX and onnxruntime too, compilation included
+* peak MB: memory of the whole process, of JAX and onnxruntime too; compiled programs came in part from JAX's
+  compilation cache, and compiling needs more
 * gap: conservation gap, median over the layers; a feasible and damped solve leaves one,
   see [method.md](method.md)
 

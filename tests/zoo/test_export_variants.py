@@ -62,10 +62,9 @@ def test_block_flows_are_those_of_the_file(name: str) -> None:
     assert similarity(name).min() >= 0.999
 
 
-def test_rounded_weights_move_most_maps_little() -> None:
+def test_rounded_weights_move_all_but_the_lowest_maps_little() -> None:
     """Float16 is another network by a little: activations near 0 and neurons near the edge of the retained
-    set change sides, which single maps far down show."""
+    set change sides, and nine composites hand that down."""
     similar = similarity("float16")
-    assert np.median(similar) >= 0.99
-    assert np.median(similar, axis=1).min() >= 0.97
-    assert similar.min() >= 0.9
+    assert similar[2:].min() >= 0.98
+    assert similar[:2].min() >= 0.92
