@@ -6,6 +6,7 @@ import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
+from naflow_cli.agreement import disagreements, reference_prediction
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import note, print_json, progress, say
 from naflow_cli.inputs import InputBatch, digest, read_inputs
@@ -14,8 +15,6 @@ from naflow_cli.request import Request
 from naflow_cli.staging import staged
 from naflow_cli.versions import versions
 from naflow_client.presentation import TOP, Pictured
-
-DISAGREEMENT = 1e-3
 
 
 def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
@@ -30,9 +29,7 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
         target = nf.ClassTarget.parse(request.target, labels)
         model = nf.load(request.model)
         request.check_digest(request.model, model.sha256)
-        for path in request.inputs:
-            if path.is_file():
-                request.check_digest(path, digest(path))
+        request.check_inputs()
         batch = read_inputs(model, request.inputs, request.preprocess)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
@@ -86,6 +83,7 @@ def _explain(
     reference = model.reference_scores(batch.arrays, prediction.output)
     bars.update(task, description="writing pictures")
     warnings = [batch.note] if batch.note else []
+    pictures = _pictured(batch, prediction, reference)
     source, graph = model.loaded.source, model.loaded.graph
     return Outcome(
         model={"file": source.name, "sha256": source.sha256, "top_feature_map": explanation.plan.top},
@@ -94,40 +92,27 @@ def _explain(
             "opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in graph.original_opsets.items()),
         },
         flows=tuple(sorted(flows, key=lambda flow: flow.index)),
-        pictures=_pictured(batch, prediction, reference),
+        pictures=pictures,
         label=fitted.title if fitted else "class {}".format,
         method=request.method.to_dict(),
         versions=versions(),
         request=request.to_dict(model.sha256, batch.preprocessing),
-        warnings=(*warnings, *_disagreements(batch, prediction.scores, reference)),
+        warnings=(*warnings, *disagreements(pictures)),
     )
 
 
 def _pictured(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray) -> tuple[Pictured, ...]:
+    best = [tuple(prediction.best(i, TOP)) for i in range(len(batch.files))]
     return tuple(
         Pictured(
             name=file.name,
             display=file.display,
             output=prediction.output,
-            best=tuple(prediction.best(i, TOP)),
+            best=best[i],
             target=int(prediction.target[i]),
             logit=float(prediction.target_score[i]),
             squashed_by=prediction.squashed_by,
-            reference=reference[i],
+            reference=reference_prediction(best[i], prediction.scores[i], reference[i]),
         )
         for i, file in enumerate(batch.files)
     )
-
-
-def _disagreements(batch: InputBatch, ours: np.ndarray, reference: np.ndarray) -> list[str]:
-    """Pictures for which our forward pass and onnxruntime do not say the same."""
-    found = []
-    for file, a, b in zip(batch.files, ours, reference, strict=True):
-        scale = float(np.abs(b).max()) or 1.0
-        gap = float(np.abs(a - b).max()) / scale
-        if gap > DISAGREEMENT or a.argmax() != b.argmax():
-            found.append(
-                f"{file.name}: our scores differ from onnxruntime's by {gap:.1e} (relative); "
-                "run `naflow verify` to see where"
-            )
-    return found

@@ -24,12 +24,21 @@ GROUPS = ("blocks", "spine", "nodes")
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """A server as a manifest names it, and the version of the model there."""
+
+    address: str
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Everything that determines the maps.
 
     Attributes:
         layers: "blocks", "spine", "nodes", or tensor names separated by commas.
         digests: expected SHA-256 by path, when the request comes from a manifest.
+        server: that the manifest's maps came from.
     """
 
     model: Path
@@ -45,6 +54,7 @@ class Request:
     labels: Path | None
     batch_size: int
     digests: Mapping[str, str]
+    server: Server | None = None
 
     @classmethod
     def from_options(
@@ -112,6 +122,7 @@ class Request:
                 labels=Path(labels["path"]) if labels else None,
                 batch_size=run["batch_size"],
                 digests={str(model): run["model"]["sha256"], **digests},
+                server=_server(run.get("server")),
             )
         except OSError as error:
             raise nf.OptionError(f"manifest {path}: cannot be read: {error.strerror or error}") from error
@@ -122,6 +133,16 @@ class Request:
                 f"manifest {path} is not one that `naflow explain` wrote: {type(error).__name__}: {error}",
                 hint="name a manifest.json from the --out folder of an earlier run",
             ) from error
+
+    def check_inputs(self) -> None:
+        """Refuse inputs that are not those of the manifest.
+
+        Raises:
+            OptionError: the SHA-256 of one differs.
+        """
+        for path in self.inputs:
+            if path.is_file():
+                self.check_digest(path, digest(path))
 
     def check_digest(self, path: Path, sha256: str) -> None:
         """Refuse a file that is not the one the manifest was made with.
@@ -156,6 +177,14 @@ class Request:
             "labels": _entry(self.labels) if self.labels else None,
             "batch_size": self.batch_size,
         }
+
+
+def _server(entry: Any) -> Server | None:
+    if entry is None:
+        return None
+    if not isinstance(entry["address"], str) or not isinstance(entry["model_version"], str):
+        raise TypeError(f"server is {entry!r}")
+    return Server(entry["address"], entry["model_version"])
 
 
 def _entry(path: Path) -> dict[str, str]:
