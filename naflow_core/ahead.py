@@ -54,13 +54,13 @@ class AheadOfTime:
 
 
 class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
-    """Forward values as far as they are known before the forward pass: their shapes."""
+    """Forward values as far as they are known before the forward pass: their shapes and types."""
 
     def __init__(self, plan: Plan) -> None:
         self._program = plan.program
 
     def __getitem__(self, name: str) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self._program.shapes[name], np.float32)
+        return self._program.struct(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._program.shapes)
@@ -83,7 +83,7 @@ def _missing(
             shape = values[part.target].shape
             number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
             call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
-            key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
+            key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:-1])))
             if key not in seen and key not in _compiled:
                 seen.add(key)
                 yield part, key, call

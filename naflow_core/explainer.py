@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from naflow_core.analysis.nested import with_running_concatenations
 from naflow_core.analysis.plan import Plan, make_plan
 from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import AnalysisError, InputError, NaflowError, UnsupportedOperatorError
@@ -24,6 +25,8 @@ from naflow_core.targets import ClassTarget, PerPicture
 from naflow_core.verify import Verification, random_inputs, run_onnxruntime, verify_program
 
 Shape = tuple[int, ...]
+Ends = tuple[str | None, str | None, str | None]
+"""Names of the output, top feature map and input that the caller chose."""
 CACHED_PROGRAMS = 16
 DEFAULT_SPATIAL = 224
 DEFAULT_LIMITS = Limits()
@@ -89,12 +92,13 @@ class Model:
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = build_program(
+                built = build_program(
                     self.loaded.graph,
                     shapes,
                     folded_bytes=self._limits.folded_bytes,
                     shared_weights=self._weights,
                 )
+                self._programs[key] = with_running_concatenations(built)
                 while len(self._programs) > CACHED_PROGRAMS:
                     self._programs.popitem(last=False)
             self._programs.move_to_end(key)
@@ -106,20 +110,21 @@ class Model:
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
     ) -> CoverageReport:
         """What will happen to this model: spine, segments, rules, unsupported nodes. Nothing is computed.
 
         Raises:
             InputError: an input's shape is neither declared nor given.
-            AnalysisError: `output` or `top_feature_map` names nothing that can be used.
+            AnalysisError: `output`, `top_feature_map` or `explained_input` names nothing that can be used.
         """
         program = self.program(self.default_shapes(**(input_shapes or {})))
         try:
-            plan = make_plan(program, output=output, top=top_feature_map)
+            plan = make_plan(program, output=output, top=top_feature_map, source=explained_input)
         except UnsupportedOperatorError as error:
             return CoverageReport(self.loaded, program, None, str(error))
         except AnalysisError as error:
-            if output is not None or top_feature_map is not None:
+            if (output, top_feature_map, explained_input) != (None, None, None):
                 raise  # a name that the caller gave, not a property of the model
             return CoverageReport(self.loaded, program, None, str(error))
         return CoverageReport(self.loaded, program, plan, "")
@@ -130,19 +135,21 @@ class Model:
         *,
         tolerance: float = 1e-4,
         seed: int = 0,
+        input_shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> Verification:
         """Compare every tensor of the normalised graph with onnxruntime.
 
         Args:
             x: input; standard normal numbers (or uniform integers) from `seed` when None.
             tolerance: largest allowed max|a - b| / max|b|.
+            input_shapes: by input name, for an `x` of None where the model leaves sizes open.
 
         Raises:
             UnsupportedOperatorError: a node cannot be computed.
             InputError: `x` does not fit.
         """
         if x is None:
-            x = random_inputs(self.inputs, self.default_shapes(), seed)
+            x = random_inputs(self.inputs, self.default_shapes(**(input_shapes or {})), seed)
         feeds = self.check_inputs(x)
         program = self.program({name: value.shape for name, value in feeds.items()})
         values = {name: device_value(value) for name, value in feeds.items()}
@@ -173,6 +180,7 @@ class Model:
         layers: str | Sequence[str] = "blocks",
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
         batch_size: int | None = None,
     ) -> Explanation:
         """Explain pictures: an iterator of layer flows, deepest first.
@@ -187,6 +195,8 @@ class Model:
             layers: "blocks", "spine", "nodes", a tensor name or a list of names.
             output: which graph output; needed when there are several.
             top_feature_map: name of t_K; found by analysis when None.
+            explained_input: which of several inputs the flows lead to, the others held as they are; the first
+                picture-like one when None.
             batch_size: pictures per batch; all at once when None (or what the model's fixed batch asks for).
 
         Raises:
@@ -194,7 +204,7 @@ class Model:
             NumericalError: the model gives nan or inf for this input.
         """
         feeds = self.check_inputs(x)
-        chunks, plan = self._chunks(feeds, batch_size, output, top_feature_map)
+        chunks, plan = self._chunks(feeds, batch_size, (output, top_feature_map, explained_input))
         return Explanation(chunks, plan, target or ClassTarget(), method or Method(), layers)
 
     def check_inputs(self, x: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -225,7 +235,7 @@ class Model:
         return sizes.pop() if len(sizes) == 1 else None
 
     def _chunks(
-        self, feeds: dict[str, np.ndarray], batch_size: int | None, output: str | None, top: str | None
+        self, feeds: dict[str, np.ndarray], batch_size: int | None, ends: Ends
     ) -> tuple[list[Chunk], Plan]:
         count = {value.shape[0] for value in feeds.values()}
         if len(count) != 1:
@@ -238,26 +248,24 @@ class Model:
         if total % size and fixed:
             raise InputError(f"the model takes batches of {size}, the input has {total} pictures")
         try:
-            plan = self._plan(feeds, size, output, top)
+            plan = self._plan(feeds, size, ends)
         except NaflowError:
             if size == 1 or fixed:
                 raise
             size = 1  # a batch size written into the graph, although the input declares none
-            plan = self._plan(feeds, size, output, top)
+            plan = self._plan(feeds, size, ends)
         chunks = []
         for begin in range(0, total, size):
             part = {name: value[begin : begin + size] for name, value in feeds.items()}
             length = len(next(iter(part.values())))
-            own = plan if length == size else self._plan(feeds, length, output, top)
+            own = plan if length == size else self._plan(feeds, length, ends)
             chunks.append(Chunk(own, {name: device_value(value) for name, value in part.items()}))
         return chunks, plan
 
-    def _plan(self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None) -> Plan:
-        return make_plan(
-            self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}),
-            output=output,
-            top=top,
-        )
+    def _plan(self, feeds: dict[str, np.ndarray], size: int, ends: Ends) -> Plan:
+        output, top, source = ends
+        program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})
+        return make_plan(program, output=output, top=top, source=source)
 
 
 def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
@@ -296,5 +304,7 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
 
 
 def device_value(array: np.ndarray) -> Any:
-    """An input as the program takes it: small unsigned integers are carried as float32."""
-    return jnp.asarray(array, jnp.float32) if array.dtype in (np.uint8, np.int8) else jnp.asarray(array)
+    """An input as the program takes it: integers of 8 and 16 bits in float32, wider ones in int32."""
+    if array.dtype.kind in "iu":
+        return jnp.asarray(array.astype(np.float32 if array.dtype.itemsize < 4 else np.int32))
+    return jnp.asarray(array)

@@ -132,15 +132,17 @@ def verify_program(
     """
     if program.unsupported:
         raise UnsupportedOperatorError(program.unsupported)
-    names = [name for step in program.steps for name in step.outputs if name]
+    nodes = {name: node.name for node in model.graph.nodes for name in node.outputs}
+    # inside a branch or loop body onnxruntime shows no tensors
+    names = [name for step in program.steps for name in step.outputs if name in nodes]
     source = next(iter(program.inputs))
     subprogram, operands = program.extract(source, names, whole=True)
     ours = evaluate(subprogram, values[source], program.operands(operands, values))
-    computed = [*ours, *program.known.values()]
-    names += program.known
+    folded = {name: value for name, value in program.known.items() if name in nodes}
+    computed = [*ours, *folded.values()]
+    names += folded
     reference = run_onnxruntime(model, feeds, names)
     steps = quantisation_steps(program)
-    nodes = {name: node.name for node in model.graph.nodes for name in node.outputs}
     comparisons = [
         compare(name, nodes[name], np.asarray(a), b, step=steps.get(name))
         for name, a, b in zip(names, computed, reference, strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from naflow_core.analysis.spine import cut_vertices
@@ -15,6 +16,7 @@ SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 SHAPE_ONLY = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"})
 QUANTISING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+CHOOSING = frozenset({"ArgMax", "Hardmax", "TopK"})
 PASSING = frozenset({"Identity", "Dropout", "Cast", "Transpose"})
 
 
@@ -24,7 +26,8 @@ class Head:
 
     Attributes:
         source: the explained graph input.
-        output: the explained graph output.
+        output: the explained graph output; where that only tells the best classes (ArgMax, TopK, Hardmax),
+            the scores that they are chosen from.
         scores: the tensor whose elements are the logits: the input of a closing Softmax, LogSoftmax or
             Sigmoid, else the output itself; in a quantised graph as it was before quantisation.
         squashed_by: op type of that closing node, "" if there is none.
@@ -54,7 +57,7 @@ def find_head(
         UnsupportedOperatorError: the output cannot be computed because a node is not supported.
         AnalysisError: nothing fits, or a name given by the user does not exist.
     """
-    chosen = _choose_output(program, output)
+    chosen = _before_choosing(program, _choose_output(program, output))
     begin = _choose_source(program, chosen, source)
     scores, squashed_by = _before_squashing(program, chosen)
     spine = cut_vertices(program, begin, scores)
@@ -66,7 +69,8 @@ def find_head(
             raise _no_such("top feature map", top, spatial)
     elif not spatial:
         raise AnalysisError(
-            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}",
+            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}"
+            + _where_paths_part(program, spine),
             hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
         )
     else:
@@ -74,11 +78,22 @@ def find_head(
     return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
 
 
+def _where_paths_part(program: Program, spine: Sequence[str]) -> str:
+    """Names the first pair of neighbouring cut vertices with more than one node between them."""
+    for before, after in itertools.pairwise(spine):
+        if len(program.between(before, (after,))) > 1:
+            return f": they part at {before!r} and meet again at {after!r}, which has none"
+    return ""
+
+
 def _choose_output(program: Program, wanted: str | None) -> str:
     made = program.producer
     outputs = list(program.outputs)
     if wanted is not None and wanted not in outputs:
         raise _no_such("output", wanted, outputs)
+    scores = [name for name in outputs if name in made and name not in program.integers]
+    if wanted is None and len(outputs) > 1 and len(scores) == 1 and not program.unsupported:
+        wanted = scores[0]  # the others are labels or constants
     if wanted is None and len(outputs) > 1:
         raise AnalysisError(
             f"the model has {len(outputs)} outputs: {', '.join(outputs)}", hint="choose one with --output"
@@ -106,6 +121,19 @@ def _choose_source(program: Program, output: str, wanted: str | None) -> str:
 
 def _step_making(program: Program, name: str) -> Step | None:
     return program.steps[program.producer[name]] if name in program.producer else None
+
+
+def _before_choosing(program: Program, output: str) -> str:
+    """What a closing ArgMax, TopK or Hardmax chooses from; the output itself where there is none."""
+    found = name = output
+    step = _step_making(program, name)
+    while (
+        step is not None and step.node.op_type in SHAPE_ONLY | CHOOSING and isinstance(step.sources[0], str)
+    ):
+        name = step.sources[0]
+        found = name if step.node.op_type in CHOOSING else found
+        step = _step_making(program, name)
+    return found
 
 
 def _before_squashing(program: Program, output: str) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx.defs
 
+from naflow_core.analysis.cost import TYPICAL_ITERATIONS, Cost, segment_cost, total_cost
+from naflow_core.analysis.coverage import coverage
 from naflow_core.analysis.plan import Plan, Segment, make_segment
 from naflow_core.errors import UnsupportedNode
 from naflow_core.model.graph import Node, TensorSpec
@@ -40,9 +42,14 @@ class CoverageReport:
         """Nodes that cannot be computed, with reasons."""
         return self.program.unsupported
 
+    def costs(self) -> tuple[Cost, ...]:
+        """Estimated cost of inverting each segment, in order; empty when the model cannot be explained."""
+        return tuple(segment_cost(self.program, s) for s in (self.plan.segments if self.plan else ()))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `naflow inspect --json` prints them."""
         graph, plan = self.model.graph, self.plan
+        costs = self.costs()
         return {
             "model": {
                 "file": self.model.source.name,
@@ -63,7 +70,12 @@ class CoverageReport:
                 for i, name in enumerate(plan.spine if plan else ())
             ],
             "blocks": list(plan.blocks()) if plan else [],
-            "segments": [_segment(i, segment) for i, segment in enumerate(plan.segments if plan else ())],
+            "segments": [
+                {**_segment(i, segment), "cost": cost.to_dict()}
+                for i, (segment, cost) in enumerate(zip(plan.segments if plan else (), costs, strict=True))
+            ],
+            "cost": {**total_cost(costs).to_dict(), "typical_iterations": TYPICAL_ITERATIONS},
+            **coverage(plan),
             "nodes": [self._node(node) for node in graph.nodes],
             "unsupported": [
                 {"node": u.node, "op_type": u.op_type, "reason": u.reason} for u in self.program.unsupported
@@ -73,8 +85,10 @@ class CoverageReport:
         }
 
     def _node(self, node: Node) -> dict[str, Any]:
-        refused = {u.node for u in self.program.unsupported}
-        rule, kind = self._rule(node) if node.name not in refused else (None, None)
+        refused = any(
+            u.node == node.name or u.node.startswith(f"{node.name}/") for u in self.program.unsupported
+        )
+        rule, kind = (None, None) if refused else self._rule(node)
         return {
             "name": node.name,
             "op_type": node.op_type,
@@ -82,7 +96,7 @@ class CoverageReport:
             "since_version": _since(node),
             "rule": rule,
             "class": kind,
-            "supported": node.name not in refused,
+            "supported": not refused,
         }
 
     def _rule(self, node: Node) -> tuple[str | None, str | None]:

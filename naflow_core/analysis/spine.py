@@ -17,7 +17,7 @@ def cut_vertices(program: Program, source: str, sink: str) -> tuple[str, ...]:
         step = program.steps[i]
         arriving = sum(from_source.get(s, 0) for s in _tensor_sources(program, i))
         for name in step.outputs:
-            if name:
+            if program.passes_on(source, name):  # positions and the like are held where they are
                 from_source[name] = arriving
     to_sink = {sink: 1}
     for i in reversed(path):

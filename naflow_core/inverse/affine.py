@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from naflow_core.inverse.guard import TINY, divide
 from naflow_core.inverse.registry import Site, register
+from naflow_core.ops.norm import MVN_EPSILON
 from naflow_core.ops.quant import dequantize_linear
 
 Array = Any
@@ -68,6 +69,28 @@ def layer_normalization_inverse(y: Array, site: Site) -> Array:
     axes = tuple(range(axis % y.ndim, y.ndim))
     bias = site.inputs[2] if len(site.inputs) > 2 and site.inputs[2] is not None else 0.0
     return _standardised_inverse(y, site.x0, axes, site.inputs[1], bias, site.attributes.get("epsilon", 1e-5))
+
+
+@register("MeanVarianceNormalization", coupled=True)
+def mean_variance_normalization_inverse(y: Array, site: Site) -> Array:
+    axes = tuple(site.attributes.get("axes", (0, 2, 3)))
+    mean = jnp.mean(site.x0, axis=axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.var(site.x0, axis=axes, keepdims=True)) + MVN_EPSILON
+    return y * deviation + mean
+
+
+@register("RMSNormalization", applies=lambda site: site.position == 0, coupled=True)
+def rms_normalization_inverse(y: Array, site: Site) -> Array:
+    axes = tuple(range(site.attributes.get("axis", -1) % y.ndim, y.ndim))
+    square = jnp.mean(jnp.square(site.x0), axis=axes, keepdims=True)
+    return divide(y, site.inputs[1]) * jnp.sqrt(square + site.attributes.get("epsilon", 1e-5))
+
+
+@register("LpNormalization", coupled=True)
+def lp_normalization_inverse(y: Array, site: Site) -> Array:
+    order, axis = site.attributes.get("p", 2), site.attributes.get("axis", -1)
+    powered = jnp.sum(jnp.abs(site.x0) ** order, axis=axis, keepdims=True)
+    return y * (powered if order == 1 else jnp.sqrt(powered))
 
 
 @register("GroupNormalization", applies=lambda site: site.position == 0, coupled=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from naflow_core.inverse.guard import divide
@@ -35,10 +36,24 @@ def _zero_padding(site: Site) -> bool:
     "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", applies=_first, name="rearrangement"
 )
 @register("DepthToSpace", "SpaceToDepth", applies=_first, name="rearrangement")
+@register("MaxUnpool", "TopK", "Compress", "ReverseSequence", applies=_first, name="rearrangement")
+@register("Trilu", "CenterCropPad", applies=_first, name="rearrangement")
 @register("Pad", applies=_zero_padding, name="rearrangement")
 @register("Concat", name="rearrangement")
 def rearrangement(y: Array, site: Site) -> Array:
     return site.transpose(y)
+
+
+def _replaces(site: Site) -> bool:
+    """Elements are replaced (of data) or put somewhere (of updates), or added with reduction "add"."""
+    return site.position in (0, 2) and site.attributes.get("reduction", "none") in ("none", "add")
+
+
+@register("ScatterND", "ScatterElements", applies=_replaces, name="scattered")
+def scattered(y: Array, site: Site) -> Array:
+    # what comes from the other operand is an offset; where an element is read, it is read with slope 1
+    image = jax.jvp(site.forward, (site.x0,), (site.x0,))[1]
+    return site.transpose(y - (site.y0 - image))
 
 
 def _without_overlap(site: Site) -> bool:
@@ -65,6 +80,8 @@ def _whole_multiple(site: Site) -> bool:
     )
 
 
+@register("Gather", "GatherElements", "GatherND", applies=_first, name="mean-of-copies", coupled=True)
+@register("Expand", "Tile", applies=_first, name="mean-of-copies", coupled=True)
 @register("Resize", applies=_whole_multiple, name="mean-of-copies", mixes=True)
 def mean_of_copies(y: Array, site: Site) -> Array:
     # Every row of J picks one value: of its retained copies, their mean fits best.

@@ -86,6 +86,11 @@ class Rule:
     coupled: bool = False
 
     @property
+    def unconditional(self) -> bool:
+        """Whether it is right for every node of its operators."""
+        return self.applies is _always
+
+    @property
     def one_to_one(self) -> bool:
         """Whether each retained output neuron belongs to one input neuron: retained sets carry over."""
         return not (self.mixes or self.coupled)
@@ -160,6 +165,10 @@ class RuleRegistry:
                 return rule
         return LEAST_SQUARES
 
+    def rules(self, op_type: str, *, domain: str = "") -> tuple[Rule, ...]:
+        """What is registered for an operator, asked in this order."""
+        return tuple(self._rules.get((domain, op_type), ()))
+
     def names(self) -> Iterable[tuple[str, str, tuple[str, ...]]]:
         """(domain, op_type, rule names) of everything registered, sorted."""
         for (domain, op_type), rules in sorted(self._rules.items()):
@@ -177,6 +186,7 @@ def frozen_gate(y: Array, site: Site) -> Array:
 
 FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, _always)
 register("HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu")(frozen_gate)
+register("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")(frozen_gate)
 register("LRN", coupled=True)(frozen_gate)
 
 

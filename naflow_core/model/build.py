@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from naflow_core.errors import ModelError
 from naflow_core.model.floats import ReadTensor
-from naflow_core.model.graph import AttributeValue, Dimension, Graph, Node, TensorSpec
+from naflow_core.model.graph import AttributeValue, Body, Dimension, Graph, Node, TensorSpec
 from naflow_core.model.structure import describe
 from naflow_core.model.tensors import dtype_name
-
-SUBGRAPH = "<subgraph>"
-"""Stands for a graph-valued attribute: Graph attributes hold plain values only, and operators with
-subgraphs are refused by their name."""
 
 
 def build_graph(
@@ -68,7 +64,10 @@ def _node(node: NodeProto, opsets: Mapping[str, int], read: ReadTensor) -> Node:
         if attribute.name in attributes:
             raise ModelError(f"{describe(node)} has attribute {attribute.name!r} twice")
         label = f"attribute {attribute.name!r} of {describe(node)}"
-        attributes[attribute.name] = _value(attribute, label, read)
+        if attribute.type == AttributeProto.GRAPH:
+            attributes[attribute.name] = _body(attribute.g, opsets, read)
+        else:
+            attributes[attribute.name] = _value(attribute, label, read)
     return Node(
         name=node.name,
         op_type=node.op_type,
@@ -77,6 +76,18 @@ def _node(node: NodeProto, opsets: Mapping[str, int], read: ReadTensor) -> Node:
         inputs=tuple(node.input),
         outputs=tuple(node.output),
         attributes=MappingProxyType(attributes),
+    )
+
+
+def _body(graph: GraphProto, opsets: Mapping[str, int], read: ReadTensor) -> Body:
+    return Body(
+        nodes=tuple(_node(node, opsets, read) for node in graph.node),
+        inputs=tuple(value.name for value in graph.input),
+        outputs=tuple(value.name for value in graph.output),
+        constants=MappingProxyType(
+            {tensor.name: read(tensor, f"initializer {tensor.name!r}") for tensor in graph.initializer}
+        ),
+        version=opsets.get("", 0),
     )
 
 
@@ -98,8 +109,6 @@ def _value(attribute: AttributeProto, label: str, read: ReadTensor) -> Attribute
         return tuple(attribute.floats)
     if kind == AttributeProto.STRINGS:
         return tuple(_text(item, label) for item in attribute.strings)
-    if kind in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-        return SUBGRAPH
     name = AttributeProto.AttributeType.Name(kind).lower()
     raise ModelError(f"{label} is of kind {name}, which is not supported")
 

@@ -56,6 +56,34 @@ def check_opset(model: ModelProto) -> None:
         )
 
 
+_EARLY = frozenset({"LayerNormalization"})
+"""Operators that ONNX Runtime's optimiser writes into ai.onnx whatever the model's opset."""
+_ASIDE = "naflow.early"
+
+
+def set_aside(model: ModelProto) -> bool:
+    """Move such operators, where the opset has none yet, to a domain that onnx's tools leave alone."""
+    opset, moved = ai_onnx_opset(model), False
+    for node in model.graph.node:
+        if node.domain == "" and node.op_type in _EARLY and not _exists(node.op_type, opset):
+            node.domain, moved = _ASIDE, True
+    if moved:
+        model.opset_import.append(helper.make_opsetid(_ASIDE, 1))
+    return moved
+
+
+def put_back(model: ModelProto, moved: bool) -> None:
+    """Undo `set_aside` at an opset that has them."""
+    if not moved:
+        return
+    for node in model.graph.node:
+        node.domain = "" if node.domain == _ASIDE else node.domain
+    kept = [entry for entry in model.opset_import if entry.domain != _ASIDE]
+    kept = [helper.make_opsetid(entry.domain, entry.version) for entry in kept]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
 def unknown_operators(model: ModelProto) -> list[UnsupportedNode]:
     """Nodes of the default domain that ONNX does not have at the model's opset."""
     opset = ai_onnx_opset(model)
@@ -179,16 +207,22 @@ def _restore_interface(
 
 
 def _misconverted(model: ModelProto) -> list[UnsupportedNode]:
-    """Before opset 13 Hardmax works on all axes from `axis` on together; onnx's converter overlooks it."""
-    if ai_onnx_opset(model) >= 13:
-        return []
-    reason = "Hardmax before opset 13 over more than the last axis has no exact counterpart in newer opsets"
-    return [
-        UnsupportedNode(node.name, node.op_type, reason)
-        for node in model.graph.node
-        if node.domain == "" and node.op_type == "Hardmax"
-        if all(attribute.name != "axis" or attribute.i != -1 for attribute in node.attribute)
-    ]
+    """Old nodes whose meaning onnx's converter overlooks: before opset 13 Hardmax works on all axes from
+    `axis` on together, before opset 9 Scan runs over batches."""
+    opset = ai_onnx_opset(model)
+    found = []
+    for node in model.graph.node:
+        if node.domain:
+            continue
+        last = any(attribute.name == "axis" and attribute.i == -1 for attribute in node.attribute)
+        if node.op_type == "Hardmax" and opset < 13 and not last:
+            reason = "Hardmax before opset 13 over more than the last axis has no exact counterpart"
+        elif node.op_type == "Scan" and opset < 9:
+            reason = "Scan before opset 9, which runs over batches, has no exact counterpart"
+        else:
+            continue
+        found.append(UnsupportedNode(node.name, node.op_type, f"{reason} in newer opsets"))
+    return found
 
 
 def _old_resizes(model: ModelProto, constants: Mapping[str, np.ndarray], read: ReadTensor) -> dict[str, str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | np.ndarray
 Dimension = int | str | None
 
 
@@ -36,6 +35,23 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, AttributeValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The graph in an attribute of If, Loop or Scan; its nodes may also read tensors from around it.
+
+    `version` is the ai.onnx opset version; nodes keep the names of the file, which may be empty.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, np.ndarray]
+    version: int
+
+
+AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | np.ndarray | Body
 
 
 @dataclass(frozen=True, slots=True)

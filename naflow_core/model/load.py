@@ -20,6 +20,7 @@ from naflow_core.model.canonical import canonicalise, check_header, check_tensor
 from naflow_core.model.floats import widen_model
 from naflow_core.model.functions import inline_functions
 from naflow_core.model.graph import Graph
+from naflow_core.model.rewrite import cut_label_tails, removed_operators, rewrite
 from naflow_core.model.source import (
     Limits,
     ModelSource,
@@ -31,6 +32,7 @@ from naflow_core.model.source import (
 )
 from naflow_core.model.structure import sort_nodes
 from naflow_core.model.tensors import TensorReader
+from naflow_core.model.unfuse import FUSED
 from naflow_core.model.wire import WireError, attach, detach
 
 _DEFAULT_LIMITS = Limits()
@@ -122,11 +124,14 @@ def _load(file: BinaryIO, path: Path | None, size: int, limits: Limits) -> tuple
     ir_version = model.ir_version
     model.ir_version = max(ir_version, _LOWEST_IR)
     original_opsets = {entry.domain: entry.version for entry in model.opset_import}
+    cut_label_tails(model)
     reader = TensorReader(file, detached, path.parent if path else None, limits)
     constants = _take_constants(model, reader)
     check_tensors(model, reader.read)
     sort_nodes(model.graph, constants)
     name_nodes(model)
+    rewrite(model, removed_operators(convert.ai_onnx_opset(model)), constants, reader.read)
+    early = convert.set_aside(model)
     unknown = convert.unknown_operators(model)
     if unknown and model.functions:
         raise UnsupportedOperatorError(unknown)
@@ -136,6 +141,8 @@ def _load(file: BinaryIO, path: Path | None, size: int, limits: Limits) -> tuple
     name_nodes(model)
     widen_model(model, reader.read)
     model = convert.convert_opset(model, constants, reader.read)
+    convert.put_back(model, early)
+    rewrite(model, FUSED, constants, reader.read)
     sort_nodes(model.graph, constants)
     name_nodes(model)
     return model, build_graph(model, constants, reader.read, original_opsets, ir_version)

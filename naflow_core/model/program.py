@@ -111,7 +111,7 @@ class Program:
         steps: what depends on the input, in topological order.
         constants: weights that steps read, by tensor name.
         shapes: shape of every tensor that a step produces, and of the inputs.
-        integers: names of the tensors whose values are integers or booleans.
+        integers: element type of every tensor whose values are integers or booleans; all others are float32.
         ranges: interval that contains every value of a tensor (REALS where nothing is known).
         known: what nodes make that is known without running anything (shapes, folded constants).
         unsupported: nodes that could not be built; whatever depends on them is missing from `steps`.
@@ -124,7 +124,7 @@ class Program:
     steps: tuple[Step, ...]
     constants: Mapping[str, np.ndarray]
     shapes: Mapping[str, Shape]
-    integers: frozenset[str]
+    integers: Mapping[str, np.dtype[Any]]
     ranges: Mapping[str, Interval]
     known: Mapping[str, np.ndarray]
     unsupported: tuple[UnsupportedNode, ...]
@@ -132,6 +132,10 @@ class Program:
     initializers: frozenset[str] = frozenset()
     _own_weights: dict[str, Array] = field(default_factory=dict, repr=False)
     _shared_weights: dict[str, Array] = field(default_factory=dict, repr=False)
+
+    def struct(self, name: str) -> jax.ShapeDtypeStruct:
+        """Shape and element type of an input or of a tensor that a step makes."""
+        return jax.ShapeDtypeStruct(self.shapes[name], self.integers.get(name, np.dtype(np.float32)))
 
     @functools.cached_property
     def producer(self) -> dict[str, int]:
@@ -163,20 +167,37 @@ class Program:
         return tuple(values[name] if name in values else self.weight(name) for name in names)
 
     def between(self, source: str, targets: Iterable[str]) -> tuple[int, ...]:
-        """Positions of the steps on some path from `source` to one of `targets`, in order."""
+        """Positions of the steps on some path from `source` to one of `targets`, in order.
+
+        Paths lead through tensors that `passes_on` values.
+        """
         reached = {source}
         path = []
-        for i in self.needed(targets, source):
+        behind = self.producer.get(source, -1)  # what comes before the source does not depend on it
+        for i in self._needed(targets, source, behind + 1):
             if any(s in reached for s in self.steps[i].sources if isinstance(s, str)):
-                reached.update(name for name in self.steps[i].outputs if name)
-                path.append(i)
+                passed = [name for name in self.steps[i].outputs if self.passes_on(source, name)]
+                reached.update(passed)
+                path += [i] if passed else []
         return tuple(path)
+
+    def passes_on(self, source: str, name: str) -> bool:
+        """Whether a tensor that a step makes carries values that change with `source` little by little.
+
+        Integers (the places that MaxPool hands to MaxUnpool, say) do not: they count as constants, unless the
+        source itself is a tensor of integers.
+        """
+        return bool(name) and (name not in self.integers or source in self.integers)
 
     def needed(self, targets: Iterable[str], source: str = "") -> tuple[int, ...]:
         """Positions of the steps that make `targets`, in order; `source` counts as given."""
+        return self._needed(targets, source, 0)
+
+    def _needed(self, targets: Iterable[str], source: str, first: int) -> tuple[int, ...]:
         wanted = set(targets)
+        last = max((self.producer.get(name, -1) for name in wanted), default=-1)
         found = []
-        for i in range(len(self.steps) - 1, -1, -1):
+        for i in range(last, first - 1, -1):
             if any(name in wanted for name in self.steps[i].outputs if name):
                 found.append(i)
                 wanted.update(s for s in self.steps[i].sources if isinstance(s, str) and s != source)

@@ -17,8 +17,15 @@ import numpy as np
 from naflow_core.errors import Refusal, UnsupportedNode
 from naflow_core.model.graph import Graph, Node
 from naflow_core.model.program import Array, Known, Program, Shape, Step, freeze
+from naflow_core.model.unfold import unfold
 from naflow_core.ops.array import fold_limit_bytes
 from naflow_core.ops.registry import REALS, REGISTRY, Interval, Operator, OperatorRegistry
+
+_WHOLE = {"int32": jnp.int32, "int64": jnp.int32, "uint32": jnp.int32, "uint64": jnp.int32, "bool": jnp.bool_}
+_TO_FLOAT = frozenset(("Cast", "CastLike", "DequantizeLinear", "OneHot"))
+_RANGES = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0), "uint16": (0.0, 65535.0)}
+_SMALL = frozenset(("int8", "uint8", "int16", "uint16"))
+"""Integers that as inputs are carried in float32, so that flows reach the picture itself."""
 
 
 class _Builder:
@@ -30,21 +37,34 @@ class _Builder:
         self.registry, self.bytes_left = registry, folded_bytes
         self.known: dict[str, np.ndarray] = dict(graph.constants)
         self.abstract: dict[str, jax.ShapeDtypeStruct] = {}
+        self.carried: set[str] = set()  # integers in float32
         self.ranges: dict[str, Interval] = {}
         self.constants: dict[str, np.ndarray] = {}
         self.steps: list[Step] = []
+        # what operators make of shapes: networks repeat their layers, and tracing one takes milliseconds
+        self.traced: dict[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], list[np.ndarray]]] = {}
+        self.sequences: dict[str, tuple[str, ...]] = {}
+        self.unfolded = 0
         self.unsupported: list[UnsupportedNode] = []
         self.skipped: list[str] = []
         for spec in graph.inputs:
-            dtype = {"int32": jnp.int32, "int64": jnp.int32, "bool": jnp.bool_}.get(spec.dtype, jnp.float32)
+            dtype = _WHOLE.get(spec.dtype, jnp.float32)
             self.abstract[spec.name] = jax.ShapeDtypeStruct(shapes[spec.name], dtype)
-            self.ranges[spec.name] = (0.0, 255.0) if spec.dtype == "uint8" else REALS
+            self.ranges[spec.name] = _RANGES.get(spec.dtype, REALS)
+            if spec.dtype in _SMALL:
+                self.carried.add(spec.name)
 
     def visit(self, node: Node) -> None:
-        if any(name and name not in self.known and name not in self.abstract for name in node.inputs):
+        """Add one node, or say why it cannot be."""
+        if not all(self.holds(name) for name in node.inputs if name):
             self.skipped.append(node.name)
             return
         try:
+            if unfold(self, node):
+                return
+            for name in node.inputs:
+                if name in self.sequences:
+                    raise Refusal(f"input {name!r} is a sequence of tensors, not a tensor")
             operator = self.registry.find(node.op_type, node.version, node.domain)
             operator.check_attributes(node.attributes)
             if all(name == "" or name in self.known for name in node.inputs) and operator.foldable:
@@ -57,6 +77,14 @@ class _Builder:
             # jax and numpy report shapes that do not fit this way; the first line says which.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self._refuse(node, f"{lines[0]}; inputs {self._describe(node)}")
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor or a sequence of that name has been made."""
+        return name in self.known or name in self.abstract or name in self.sequences
+
+    def shape_of(self, name: str) -> Shape:
+        """Shape of a tensor that has been made."""
+        return tuple(self.known[name].shape if name in self.known else self.abstract[name].shape)
 
     def _refuse(self, node: Node, reason: str) -> None:
         self.unsupported.append(UnsupportedNode(node.name, node.op_type, reason))
@@ -89,23 +117,37 @@ class _Builder:
                         f"input {position} ({name!r}) must be a constant, but depends on the model's input"
                     )
                 sources.append(Known(self.known[name]))
+            elif position in operator.static_if_known and name in self.known:
+                sources.append(Known(self.known[name]))
             else:
                 sources.append(name)
-        attributes = tuple(sorted((key, freeze(value)) for key, value in node.attributes.items()))
+        given = dict(node.attributes)
+        if operator.counts_outputs:
+            given["outputs"] = max(number for number, name in enumerate(node.outputs, start=1) if name)
+        attributes = tuple(sorted((key, freeze(value)) for key, value in given.items()))
         dynamic = [s for s in sources if isinstance(s, str)]
 
         def apply(*values: Array) -> tuple[Array, ...]:
-            given = iter(values)
-            inputs = [next(given) if isinstance(s, str) else s.value if s else None for s in sources]
-            results = operator.function(*inputs, **node.attributes)
+            queue = iter(values)
+            inputs = [next(queue) if isinstance(s, str) else s.value if s else None for s in sources]
+            results = operator.function(*inputs, **given)
             results = results if isinstance(results, tuple) else (results,)
             if all(isinstance(r, np.ndarray | np.generic) for r in results):
                 static.extend(results)
                 return ()
             return results
 
+        carried = any(name in self.carried for name in dynamic)
+        if carried and node.op_type == "Div" and not node.domain:
+            raise Refusal("dividing short integers that depend on the model's input is not implemented")
         static: list[np.ndarray] = []
-        results = jax.eval_shape(apply, *(self._struct(name) for name in dynamic))
+        structs = tuple(self._struct(name) for name in dynamic)
+        pattern = tuple("" if isinstance(s, str) else s for s in sources)
+        key = (operator, attributes, pattern, tuple((s.shape, s.dtype) for s in structs))
+        if key not in self.traced:
+            results = jax.eval_shape(apply, *structs)
+            self.traced[key] = results, static
+        results, static = self.traced[key]
         self._check_outputs(node, len(static or results))
         if static:  # Shape and the like: known although the input is not
             self.known.update(
@@ -120,6 +162,8 @@ class _Builder:
             if name:
                 self.abstract[name] = struct
                 self.ranges[name] = interval
+                if carried and struct.dtype == jnp.float32 and node.op_type not in _TO_FLOAT:
+                    self.carried.add(name)
         outputs = tuple(node.outputs[: len(results)])
         self.steps.append(Step(node, operator, attributes, tuple(sources), outputs))
 
@@ -179,9 +223,11 @@ def build_program(
         steps=tuple(builder.steps),
         constants=builder.constants,
         shapes={name: tuple(struct.shape) for name, struct in builder.abstract.items()},
-        integers=frozenset(
-            n for n, s in builder.abstract.items() if not jnp.issubdtype(s.dtype, jnp.floating)
-        ),
+        integers={
+            n: np.dtype(s.dtype)
+            for n, s in builder.abstract.items()
+            if not jnp.issubdtype(s.dtype, jnp.floating)
+        },
         ranges=builder.ranges,
         known={name: value for name, value in builder.known.items() if name not in graph.constants},
         unsupported=tuple(builder.unsupported),

@@ -214,3 +214,12 @@ def log_softmax(x: Any, *, axis: int = -1) -> Any:
         return jax.nn.log_softmax(_rounded(x), axis=axis)
     shifted = x - x.max(axis=axis, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+
+
+@register("Hardmax", since=13, value_range=(0.0, 1.0))
+def hardmax(x: Any, *, axis: int = -1) -> Any:
+    """1 at the first maximum along one axis, 0 elsewhere; its derivative is 0."""
+    axis = normalise_axis(axis, np.ndim(x))
+    xp = namespace(x)
+    cells = np.arange(x.shape[axis]).reshape([-1 if a == axis else 1 for a in range(np.ndim(x))])
+    return xp.asarray(xp.argmax(x, axis=axis, keepdims=True) == cells, x.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from onnx.helper import tensor_dtype_to_np_dtype
 
 from naflow_core.errors import Refusal
 from naflow_core.ops.array import check_growth, integers, is_known, normalise_axis, scalar
@@ -80,3 +81,13 @@ def one_hot(indices: Any, depth: Any, values: Any, *, axis: int = -1) -> Any:
     return jnp.where(
         jnp.expand_dims(wrapped, axis) == jnp.asarray(positions), jnp.asarray(on), jnp.asarray(off)
     )
+
+
+@register("EyeLike", since=9)
+def eye_like(x: Any, *, dtype: int | None = None, k: int = 0) -> np.ndarray:
+    """A matrix of x's shape with ones on the k-th diagonal; known even where x is not."""
+    if np.ndim(x) != 2:
+        raise Refusal(f"EyeLike needs a matrix, got shape {tuple(np.shape(x))}")
+    check_growth(x.shape, np.float32)
+    kind = np.dtype(x.dtype) if dtype is None else np.dtype(tensor_dtype_to_np_dtype(dtype))
+    return _as_carried(np.eye(int(x.shape[0]), int(x.shape[1]), k=k).astype(kind))

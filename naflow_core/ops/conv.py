@@ -184,7 +184,8 @@ def conv_transpose(
     full = [(m - 1) * s + e + o for m, s, e, o in zip(x.shape[2:], steps, reach, extra, strict=True)]
     low, high = split_pads(pads, rank)
     if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        # Given the output's size, the padding follows from it; the odd cell goes where auto_pad says.
+        # Given the output's size, the padding follows from it; the odd cell goes where auto_pad says. A size
+        # beyond what the windows reach leaves cells at the end that only the bias fills.
         wanted = output_shape[-rank:] if output_shape is not None else None
         sizes = wanted or [m * s for m, s in zip(x.shape[2:], steps, strict=True)]
         total = [max(f - n, 0) for f, n in zip(full, sizes, strict=True)]
@@ -195,6 +196,10 @@ def conv_transpose(
     elif auto_pad not in ("NOTSET", ""):
         raise Refusal(f"auto_pad {auto_pad!r} is not one of NOTSET, SAME_UPPER, SAME_LOWER, VALID")
     spatial = tuple(f - lo - hi for f, lo, hi in zip(full, low, high, strict=True))
+    if output_shape is not None:
+        spatial = tuple(output_shape[-rank:])
+        if any(n >= f + s for n, f, s in zip(spatial, full, steps, strict=True)):
+            raise Refusal(f"output_shape {spatial} is a stride or more beyond the windows' {tuple(full)}")
     if min(spatial) < 1:
         raise Refusal(f"the output would have spatial shape {spatial}")
     geometry = WindowGeometry(tuple(w.shape[2:]), steps, gaps, low, high, (0,) * rank)

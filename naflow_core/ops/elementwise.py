@@ -56,6 +56,9 @@ _UNARY: tuple[tuple[str, str, Interval | RangeRule | None], ...] = (
     ("Atan", "arctan", (-math.pi / 2, math.pi / 2)),
     ("Sinh", "sinh", None),
     ("Cosh", "cosh", (1.0, math.inf)),
+    ("Asinh", "arcsinh", None),
+    ("Acosh", "arccosh", (0.0, math.inf)),
+    ("Atanh", "arctanh", None),
 )
 for _row in _UNARY:
     _add_unary(*_row)
@@ -187,16 +190,32 @@ def _power_range(inputs: list[Interval], attributes: Mapping[str, Any]) -> Inter
     return (0.0, math.inf) if even or inputs[0][0] >= 0.0 else (-math.inf, math.inf)
 
 
-@register("Pow", since=12, static=(1,), pointwise=True, value_range=_power_range)
+@jax.custom_jvp
+def _power(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    return jnp.power(x, exponent)
+
+
+@_power.defjvp
+def _power_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x, exponent), (x_dot, exponent_dot) = primals, tangents
+    y = _power(x, exponent)
+    by_x = exponent * _power(x, exponent - 1)
+    by_exponent = y * jnp.log(jnp.where(x > 0, x, 1.0))
+    parts = ((by_x, x_dot), (by_exponent, exponent_dot))
+    return y, sum((jnp.where(jnp.isfinite(d), d, 0.0) * t for d, t in parts), start=jnp.zeros_like(y))
+
+
+@register("Pow", since=12, static_if_known=(1,), pointwise=True, value_range=_power_range)
 def power(x: Any, exponent: Any) -> Any:
-    """x to a constant exponent, in x's element type; the derivative is 0 where it would be infinite."""
-    if is_known(x):
+    """x to an exponent, in x's element type; the derivative is 0 where it would be infinite."""
+    if is_known(x, exponent):
         left, right = aligned(x, exponent)
         return np.power(left, right).astype(x.dtype)
-    if np.size(exponent) == 1 and is_floating(x) and np.ndim(exponent) <= x.ndim:
+    if is_known(exponent) and np.size(exponent) == 1 and is_floating(x) and np.ndim(exponent) <= x.ndim:
         return _raise_to(x, float(np.reshape(exponent, ())))
     left, right = aligned(x, exponent)
-    return jnp.power(left, right).astype(x.dtype)
+    left, right = jnp.broadcast_arrays(left, right)
+    return (_power if is_floating(left) else jnp.power)(left, right).astype(x.dtype)
 
 
 # Several operands ----------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from naflow_core.errors import Refusal
-from naflow_core.ops.array import broadcast_shapes, check_growth, is_known
+from naflow_core.ops.array import broadcast_shapes, check_growth, is_known, namespace
 from naflow_core.ops.registry import register
 
 
@@ -41,3 +42,23 @@ def gemm(
         return y
     c = c.reshape((1,) * (2 - np.ndim(c)) + np.shape(c))
     return y + (c if beta == 1.0 else (c * beta).astype(c.dtype))
+
+
+@register("Einsum", since=12)
+def einsum(*operands: Any, equation: str) -> Any:
+    """Sum of products over the letters of an equation such as "bij,bjk->bik"."""
+    compact = equation.replace(" ", "")
+    shapes = [jax.ShapeDtypeStruct(np.shape(a), np.float32) for a in operands]
+    result = jax.eval_shape(lambda *a: jnp.einsum(compact, *a), *shapes)
+    check_growth(result.shape, operands[0].dtype)
+    if is_known(*operands):
+        return np.asarray(np.einsum(compact, *operands), operands[0].dtype)
+    return jnp.einsum(compact, *(jnp.asarray(a) for a in operands), precision=lax.Precision.HIGHEST)
+
+
+@register("Det", since=11)
+def determinant(x: Any) -> Any:
+    """Determinant of the square matrices on the last two axes."""
+    if np.ndim(x) < 2 or x.shape[-1] != x.shape[-2]:
+        raise Refusal(f"a tensor of shape {tuple(np.shape(x))} holds no square matrices")
+    return namespace(x).asarray(namespace(x).linalg.det(x), x.dtype)

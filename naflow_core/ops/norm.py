@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,12 @@ import numpy as np
 from jax import lax
 
 from naflow_core.errors import Refusal
-from naflow_core.ops.array import along_channels, namespace, normalise_axis
+from naflow_core.ops.array import along_channels, namespace, normalise_axes, normalise_axis
 from naflow_core.ops.elementwise import absolute, square_root
 from naflow_core.ops.registry import register
+
+MVN_EPSILON = 1e-9
+"""What ONNX adds to the deviation in MeanVarianceNormalization."""
 
 
 @register("BatchNormalization", since=9)
@@ -115,6 +119,16 @@ def lp_normalization(x: Any, *, axis: int = -1, p: int = 2) -> Any:
     length = (absolute(x) if p == 1 else x * x).sum(axis=axis, keepdims=True)
     length = length if p == 1 else square_root(length)
     return x / xp.where(length > 0, length, xp.ones_like(length))
+
+
+@register("MeanVarianceNormalization", since=9)
+def mean_variance_normalization(x: Any, *, axes: Sequence[int] = (0, 2, 3)) -> Any:
+    """x - mean over deviation, over the given axes."""
+    chosen = normalise_axes(axes, np.ndim(x))
+    mean = x.mean(axis=chosen, keepdims=True)
+    centred = x - mean
+    deviation = square_root((centred * centred).mean(axis=chosen, keepdims=True))
+    return centred / (deviation + np.float32(MVN_EPSILON))
 
 
 @register("LRN", foldable=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from naflow_core.errors import Refusal
 from naflow_core.ops import ranges
@@ -21,7 +24,10 @@ from naflow_core.ops.window import WindowGeometry, gather_from_windows, taps
 
 PoolGeometry = WindowGeometry
 
-__all__ = ["PoolGeometry", "gather_at", "max_pool_argmax", "unpool_mean"]
+_UNROLLED = 64
+"""Most cells of a window that are visited one by one; larger windows are worked through axis by axis."""
+
+__all__ = ["PoolGeometry", "add_up", "gather_at", "hand_back", "max_pool_argmax", "unpool_mean"]
 
 
 def max_pool_argmax(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
@@ -32,6 +38,8 @@ def max_pool_argmax(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
     Args:
         x: [N, C, spatial...].
     """
+    if _is_large(geometry):
+        return _argmax_by_axes(x, geometry)
     output = geometry.output_shape(x.shape[2:])
     best = jnp.full(x.shape[:2] + output, _lowest(x.dtype), x.dtype)
     winner = jnp.broadcast_to(jnp.asarray(_first_inside(geometry, x.shape[2:])), best.shape)
@@ -39,6 +47,40 @@ def max_pool_argmax(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
         better = seen > best
         best, winner = jnp.where(better, seen, best), jnp.where(better, number, winner)
     return winner
+
+
+def _is_large(geometry: PoolGeometry) -> bool:
+    return math.prod(geometry.kernel) > _UNROLLED
+
+
+def _by_axis(geometry: PoolGeometry) -> list[PoolGeometry]:
+    """Windows along one axis each, the last axis first: one after the other they are the whole window."""
+    rank = len(geometry.kernel)
+    fields = (geometry.kernel, geometry.strides, geometry.dilations)
+    edges = (geometry.pads_lo, geometry.pads_hi, geometry.overhang)
+    alone = []
+    for axis in reversed(range(rank)):
+        sizes = (tuple(f[a] if a == axis else 1 for a in range(rank)) for f in fields)
+        added = (tuple(e[a] if a == axis else 0 for a in range(rank)) for e in edges)
+        alone.append(PoolGeometry(*sizes, *added))
+    return alone
+
+
+def _argmax_by_axes(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    """`max_pool_argmax`: the first maximum of the first row that has it is the first in row-major order."""
+    best, winner = x, jnp.zeros(x.shape, jnp.int32)
+    cells = 1  # of the window, on the axes that are done
+    for alone in _by_axis(geometry):
+        output = alone.output_shape(best.shape[2:])
+        values = taps(best, alone, output, _lowest(x.dtype), first=2)
+        places = taps(winner, alone, output, 0, first=2)
+        best = jnp.full(x.shape[:2] + output, _lowest(x.dtype), x.dtype)
+        winner = jnp.zeros(best.shape, jnp.int32)
+        for number, (value, place) in enumerate(zip(values, places, strict=True)):
+            better = value > best
+            best, winner = jnp.where(better, value, best), jnp.where(better, place + number * cells, winner)
+        cells *= math.prod(alone.kernel)
+    return jnp.where(best > _lowest(x.dtype), winner, jnp.asarray(_first_inside(geometry, x.shape[2:])))
 
 
 def _lowest(dtype: Any) -> Any:
@@ -74,6 +116,8 @@ def gather_at(x: jax.Array, argmax: jax.Array, geometry: PoolGeometry) -> jax.Ar
 
 
 def _gather(geometry: PoolGeometry, argmax: jax.Array, x: jax.Array) -> jax.Array:
+    if _is_large(geometry):
+        return x.reshape(-1)[_places(argmax, geometry, x.shape, 0)]
     y = jnp.zeros(argmax.shape, x.dtype)
     for number, seen in enumerate(taps(x, geometry, argmax.shape[2:], 0.0, first=2)):
         y = y + jnp.where(argmax == number, seen, 0.0)
@@ -81,6 +125,11 @@ def _gather(geometry: PoolGeometry, argmax: jax.Array, x: jax.Array) -> jax.Arra
 
 
 def _put_back(geometry: PoolGeometry, spatial: tuple[int, ...], argmax: jax.Array, y: jax.Array) -> jax.Array:
+    if _is_large(geometry):
+        shape = y.shape[:2] + spatial
+        places = _places(argmax, geometry, shape, 0)
+        return jnp.zeros(math.prod(shape), y.dtype).at[places].add(y).reshape(shape)
+
     def send(number: int, value: jax.Array, chosen: jax.Array) -> jax.Array:
         return jnp.where(chosen == number, value, 0.0)
 
@@ -108,6 +157,11 @@ def unpool_mean(
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _max_pool(x: jax.Array, geometry: PoolGeometry) -> jax.Array:
+    if _is_large(geometry):
+        for alone in _by_axis(geometry):
+            output = alone.output_shape(x.shape[2:])
+            x = functools.reduce(jnp.maximum, taps(x, alone, output, _lowest(x.dtype), first=2))
+        return x
     output = geometry.output_shape(x.shape[2:])
     best = jnp.full(x.shape[:2] + output, _lowest(x.dtype), x.dtype)
     for seen in taps(x, geometry, output, _lowest(x.dtype), first=2):
@@ -121,8 +175,16 @@ def _max_pool_jvp(geometry: PoolGeometry, primals: Any, tangents: Any) -> tuple[
     return _max_pool(x, geometry), gather_at(x_dot, max_pool_argmax(x, geometry), geometry)
 
 
+def max_pool(x: Any, *, kernel_shape: Sequence[int], storage_order: int = 0, **window: Any) -> jax.Array:
+    """Largest value of every window over x [N, C, spatial...]; attributes as those of MaxPool."""
+    x = jnp.asarray(x)
+    geometry = PoolGeometry.of(x.shape, kernel_shape=kernel_shape, **window)
+    _first_inside(geometry, x.shape[2:])
+    return _max_pool(x, geometry)
+
+
 @register("MaxPool", foldable=False, value_range=ranges.keep)
-def max_pool(
+def max_pool_with_indices(
     x: Any,
     *,
     kernel_shape: Sequence[int],
@@ -132,29 +194,61 @@ def max_pool(
     pads: Sequence[int] | None = None,
     storage_order: int = 0,
     strides: Sequence[int] | None = None,
-) -> jax.Array:
-    """Largest value of every window over x [N, C, spatial...]; only the first output, without Indices."""
+    outputs: int = 2,
+) -> tuple[jax.Array, ...]:
+    """`max_pool`, and, if it is read, where in x each maximum lies: its place among all elements of x, int32.
+
+    Places count row by row, with storage_order 1 column by column within each channel.
+    """
     x = jnp.asarray(x)
-    geometry = PoolGeometry.of(
-        x.shape,
-        kernel_shape=kernel_shape,
-        strides=strides,
-        dilations=dilations,
-        pads=pads,
-        auto_pad=auto_pad,
-        ceil_mode=ceil_mode,
-    )
-    _first_inside(geometry, x.shape[2:])
-    return _max_pool(x, geometry)
+    window: dict[str, Any] = {"strides": strides, "dilations": dilations, "pads": pads}
+    window |= {"auto_pad": auto_pad, "ceil_mode": ceil_mode}
+    y = max_pool(x, kernel_shape=kernel_shape, **window)
+    if outputs == 1:
+        return (y,)
+    geometry = PoolGeometry.of(x.shape, kernel_shape=kernel_shape, **window)
+    winner = max_pool_argmax(lax.stop_gradient(x), geometry)
+    return y, _places(winner, geometry, x.shape, storage_order)
 
 
-def _add_up(geometry: PoolGeometry, _: Any, x: jax.Array) -> jax.Array:
+def _places(winner: jax.Array, geometry: PoolGeometry, shape: Sequence[int], storage_order: int) -> jax.Array:
+    """From kernel offsets per window to flat positions in an input of that shape."""
+    channels = np.arange(math.prod(shape[:2])).reshape(tuple(shape[:2]) + (1,) * (len(shape) - 2))
+    place = jnp.asarray(channels * math.prod(shape[2:]), jnp.int32)
+    offsets = np.array(list(geometry.offsets()), np.int32)
+    stride = 1
+    for axis in reversed(range(len(shape) - 2)) if not storage_order else range(len(shape) - 2):
+        starts = np.arange(winner.shape[2 + axis]) * geometry.strides[axis] - geometry.pads_lo[axis]
+        starts = starts.reshape([-1 if a == 2 + axis else 1 for a in range(len(shape))])
+        cell = jnp.asarray(starts, jnp.int32) + jnp.asarray(offsets[:, axis])[winner]
+        place = place + cell * stride
+        stride *= shape[2 + axis]
+    return place
+
+
+def add_up(geometry: PoolGeometry, _: Any, x: jax.Array) -> jax.Array:
+    """The sum over every window."""
+    if _is_large(geometry):
+        for alone in _by_axis(geometry):
+            x = functools.reduce(operator.add, taps(x, alone, alone.output_shape(x.shape[2:]), 0.0, first=2))
+        return x
     output = geometry.output_shape(x.shape[2:])
     return sum(taps(x, geometry, output, 0.0, first=2), start=jnp.zeros((), x.dtype))
 
 
-def _hand_back(geometry: PoolGeometry, spatial: tuple[int, ...], _: Any, y: jax.Array) -> jax.Array:
-    return gather_from_windows([y], [0.0], lambda _number, seen: seen, geometry, spatial, first=2)
+def _as_seen(_number: int, seen: jax.Array) -> jax.Array:
+    return seen
+
+
+def hand_back(geometry: PoolGeometry, spatial: tuple[int, ...], _: Any, y: jax.Array) -> jax.Array:
+    """The adjoint of `add_up`: to every cell, the sum of the windows that see it."""
+    if not _is_large(geometry):
+        return gather_from_windows([y], [0.0], _as_seen, geometry, spatial, first=2)
+    cells = list(geometry.output_shape(spatial))
+    for axis, alone in zip(reversed(range(len(cells))), _by_axis(geometry), strict=True):
+        cells[axis] = spatial[axis]
+        y = gather_from_windows([y], [0.0], _as_seen, alone, cells, first=2)
+    return y
 
 
 @register("AveragePool", foldable=False, value_range=ranges.averaged_with_padding)
@@ -185,7 +279,7 @@ def average_pool(
     if math.prod(geometry.output_shape(spatial)) == 1 and geometry.kernel == spatial:
         summed = jnp.sum(x, axis=tuple(range(2, x.ndim)), keepdims=True)
     else:
-        summed = apply_linear(partial(_add_up, geometry), partial(_hand_back, geometry, spatial), (), x)
+        summed = apply_linear(partial(add_up, geometry), partial(hand_back, geometry, spatial), (), x)
     return summed / counts
 
 

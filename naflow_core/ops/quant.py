@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from onnx import TensorProto
 
 from naflow_core.errors import Refusal
-from naflow_core.ops.array import is_known, normalise_axis
+from naflow_core.ops.array import is_known, namespace, normalise_axis
 from naflow_core.ops.registry import register
 
 _LIMITS = {
@@ -108,3 +109,23 @@ def dequantize_linear(
     if zero_point is not None:
         y = y - _spread(zero_point, shape, axis, block_size, "zero point")
     return y * factor
+
+
+@register("DynamicQuantizeLinear", since=11)
+def dynamic_quantize_linear(x: Any) -> tuple[Any, Any, Any]:
+    """x as integers from 0 to 255, and the scale and zero point that its own range asks for; all float32.
+
+    Scale and zero point count as constants: the derivative of the integers by x is 1 / scale.
+    """
+    xp = namespace(x)
+    held = x if is_known(x) else lax.stop_gradient(x)
+    low, high = xp.minimum(held.min(), np.float32(0)), xp.maximum(held.max(), np.float32(0))
+    scale = (high - low) / np.float32(255)
+    safe = xp.where(scale == 0, xp.ones_like(scale), scale)
+    zero_point = xp.clip(xp.round(-low / safe), 0, 255).astype(np.float32)
+    if is_known(x):
+        whole = np.clip(np.round(x / safe) + zero_point, 0, 255).astype(np.float32)
+        return whole, np.asarray(safe, np.float32), np.asarray(zero_point, np.float32)
+    # nothing lies outside the range, only on its ends, where the derivative is that of the inside
+    whole = jnp.clip(jnp.round(held / safe) + zero_point, 0.0, 255.0)
+    return whole + (x - held) / safe, safe, zero_point

@@ -44,12 +44,28 @@ def _max_over_jvp(axes: Axes, keepdims: bool, primals: Any, tangents: Any) -> tu
     return max_over(x, axes, keepdims), y_dot
 
 
+def _of_nothing(x: Any, axes: Axes, keepdims: bool, sign: int) -> Any:
+    """The reduction over an axis without cells: what no value of the type lies below (sign 1: above)."""
+    value: Any = sign * math.inf
+    if x.dtype == np.bool_:
+        value = sign > 0
+    elif jnp.issubdtype(x.dtype, jnp.integer):
+        value = jnp.iinfo(x.dtype).max if sign > 0 else jnp.iinfo(x.dtype).min
+    lengths = enumerate(x.shape)
+    shape = [1 if a in axes else n for a, n in lengths if keepdims or a not in axes]
+    return namespace(x).full(shape, value, x.dtype)
+
+
 def _maximum(x: Any, axes: Axes, keepdims: bool) -> Any:
+    if 0 in x.shape:
+        return _of_nothing(x, axes, keepdims, -1)
     floating = not is_known(x) and jnp.issubdtype(x.dtype, jnp.floating)
     return max_over(x, axes, keepdims) if floating else namespace(x).max(x, axis=axes, keepdims=keepdims)
 
 
 def _minimum(x: Any, axes: Axes, keepdims: bool) -> Any:
+    if 0 in x.shape:
+        return _of_nothing(x, axes, keepdims, 1)
     floating = not is_known(x) and jnp.issubdtype(x.dtype, jnp.floating)
     return -max_over(-x, axes, keepdims) if floating else namespace(x).min(x, axis=axes, keepdims=keepdims)
 
@@ -83,6 +99,8 @@ def _log_sum(x: Any, axes: Axes, keepdims: bool) -> Any:
 
 
 def _log_sum_exp(x: Any, axes: Axes, keepdims: bool) -> Any:
+    if 0 in x.shape:
+        return _of_nothing(x, axes, keepdims, -1)
     xp = namespace(x)
     peak = xp.max(x, axis=axes, keepdims=True)
     peak = xp.where(xp.isfinite(peak), peak, xp.zeros_like(peak))

@@ -33,9 +33,11 @@ class Operator:
         since: first opset version this implementation is right for.
         function: see the module text.
         static: input positions that must be known when the program is built (numpy arrays).
+        static_if_known: input positions that are handed over as numpy arrays where they are known.
         pointwise: each output element depends only on the matching (broadcast) input elements.
         value_range: interval of the output values given those of the inputs; None: unbounded.
         foldable: may be computed in numpy when all its inputs are known.
+        counts_outputs: the function has a keyword argument `outputs` and is told how many are read.
     """
 
     op_type: str
@@ -43,16 +45,19 @@ class Operator:
     since: int
     function: Callable[..., Any]
     static: frozenset[int]
+    static_if_known: frozenset[int]
     pointwise: bool
     value_range: RangeRule | None
     foldable: bool
     attributes: frozenset[str] = field(init=False)
     open_ended: bool = field(init=False)
+    counts_outputs: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         names = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        object.__setattr__(self, "attributes", names)
+        object.__setattr__(self, "attributes", names - {"outputs"})
+        object.__setattr__(self, "counts_outputs", "outputs" in names)
         object.__setattr__(self, "open_ended", any(p.kind is p.VAR_KEYWORD for p in parameters))
 
     def check_attributes(self, given: Iterable[str]) -> None:
@@ -67,6 +72,7 @@ class OperatorRegistry:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], list[Operator]] = {}
+        self._reasons: dict[tuple[str, str], str] = {}
 
     def register(
         self,
@@ -75,6 +81,7 @@ class OperatorRegistry:
         since: int = 1,
         domain: str = "",
         static: Iterable[int] = (),
+        static_if_known: Iterable[int] = (),
         pointwise: bool = False,
         value_range: Interval | RangeRule | None = None,
         foldable: bool = True,
@@ -91,7 +98,8 @@ class OperatorRegistry:
             rule = value_range
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
-            entry = Operator(op_type, domain, since, function, frozenset(static), pointwise, rule, foldable)
+            positions = frozenset(static), frozenset(static_if_known)
+            entry = Operator(op_type, domain, since, function, *positions, pointwise, rule, foldable)
             versions = self._entries.setdefault((domain, op_type), [])
             if any(known.since == since for known in versions):
                 raise ValueError(
@@ -102,6 +110,10 @@ class OperatorRegistry:
             return function
 
         return add
+
+    def refuse(self, op_type: str, reason: str, *, domain: str = "") -> None:
+        """Say why an operator is not here, as long as nobody registers it."""
+        self._reasons[(domain, op_type)] = reason
 
     def unregister(self, op_type: str, *, since: int, domain: str = "") -> None:
         """Take one implementation out again (for tests and for replacing a built-in)."""
@@ -117,10 +129,12 @@ class OperatorRegistry:
             Refusal: no such operator, or only newer versions; the text says what exists.
         """
         versions = self._entries.get((domain, op_type))
+        if not versions and (domain, op_type) in self._reasons:
+            raise Refusal(self._reasons[(domain, op_type)])
         if not versions:
-            known = sorted(name for space, name in self._entries if space == domain)
-            near = f"; {domain or 'ai.onnx'} has {len(known)} operators" if known else ""
-            raise Refusal(f"no operator {domain or 'ai.onnx'}:{op_type} is registered{near}")
+            where = f"domain={domain!r}, " if domain else ""
+            line = f'@nf.ops.register("{op_type}", {where}since={opset})'
+            raise Refusal(f"no operator {domain or 'ai.onnx'}:{op_type} is registered; {line} would add it")
         fitting = [entry for entry in versions if entry.since <= opset]
         if not fitting:
             raise Refusal(

@@ -48,6 +48,23 @@ _COORDINATES: dict[str, Callable[[np.ndarray, np.float32, int, int], np.ndarray]
     "asymmetric": _asymmetric,
 }
 
+_CROP = "tf_crop_and_resize"
+
+
+def _cropped(x: np.ndarray, source: int, start: np.float32, end: np.float32) -> np.ndarray:
+    """From the first to the last cell of the region that runs from `start` to `end` as shares of the axis."""
+    if len(x) < 2:
+        return np.full_like(x, (start + end) * _F(source - 1) / 2)
+    return start * _F(source - 1) + x * ((end - start) * _F(source - 1) / _F(len(x) - 1))
+
+
+def _region(roi: Any, count: int) -> list[tuple[np.float32, np.float32]]:
+    bounds = np.zeros(0, np.float32) if roi is None else np.asarray(roi, np.float32).reshape(-1)
+    if len(bounds) != 2 * count:
+        raise Refusal(f"roi has {len(bounds)} entries for {count} axes")
+    return list(zip(bounds[:count], bounds[count:], strict=True))
+
+
 _NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "round_prefer_floor": lambda x: np.ceil(x - _F(0.5)),
     "round_prefer_ceil": lambda x: np.floor(x + _F(0.5)),
@@ -81,6 +98,28 @@ def _weights(positions: np.ndarray, source: int, mode: str, a: float, exclude_ou
     if exclude_outside:
         matrix /= matrix.sum(axis=1, keepdims=True)
     return matrix.astype(np.float32)
+
+
+def _antialiased(
+    positions: np.ndarray, source: int, mode: str, a: float, exclude_outside: int, scale: float
+) -> np.ndarray:
+    """Interpolation matrix [target, source] for making an axis smaller by `scale` < 1: the kernel is as much
+    wider, so that every cell of the source counts."""
+    reach = (1 if mode == "linear" else 2) / scale
+    margin = math.ceil(reach)
+    cells = np.arange(-margin, source + margin)
+    away = np.abs(cells - positions[:, None].astype(np.float64)) * scale
+    if mode == "linear":
+        weights = np.maximum(1 - away, 0.0)
+    else:
+        near = ((a + 2) * away - (a + 3)) * away * away + 1
+        far = ((a * away - 5 * a) * away + 8 * a) * away - 4 * a
+        weights = np.where(away <= 1, near, np.where(away < 2, far, 0.0))
+    if exclude_outside:
+        weights[:, (cells < 0) | (cells >= source)] = 0.0
+    matrix = np.zeros((len(positions), source))
+    np.add.at(matrix.T, np.clip(cells, 0, source - 1), weights.T)
+    return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _pick(x: Any, cells: np.ndarray, axis: int) -> Any:
@@ -129,7 +168,12 @@ def _targets(
 
 
 def _range(inputs: list[Interval], attributes: Mapping[str, Any]) -> Interval:
-    return REALS if attributes.get("mode") == "cubic" else inputs[0]
+    if attributes.get("mode") == "cubic":
+        return REALS
+    if attributes.get("coordinate_transformation_mode") != _CROP:
+        return inputs[0]
+    outside = float(attributes.get("extrapolation_value", 0.0))
+    return min(inputs[0][0], outside), max(inputs[0][1], outside)
 
 
 @register("Resize", since=11, static=(1, 2, 3), value_range=_range)
@@ -149,12 +193,15 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Any:
-    """x interpolated to other lengths along the given axes (all by default); `roi` is not used."""
+    """x interpolated to other lengths along the given axes (all by default).
+
+    `roi` counts for tf_crop_and_resize only, where cells from outside of x are `extrapolation_value`.
+    """
     coordinates = _COORDINATES.get(coordinate_transformation_mode)
-    if coordinates is None:
+    if coordinates is None and coordinate_transformation_mode != _CROP:
         raise Refusal(
             f"coordinate_transformation_mode {coordinate_transformation_mode!r} is not one of "
-            + ", ".join(_COORDINATES)
+            + ", ".join((*_COORDINATES, _CROP))
         )
     if mode not in ("nearest", "linear", "cubic"):
         raise Refusal(f"mode {mode!r} is not one of nearest, linear, cubic")
@@ -166,16 +213,27 @@ def resize(
     for axis, (target, _) in zip(chosen, plan, strict=True):
         result[axis] = target
     check_growth(result, x.dtype)
-    for axis, (target, scale) in zip(chosen, plan, strict=True):
-        source = x.shape[axis]
-        if antialias and mode != "nearest" and scale < 1:
-            raise Refusal("antialias is not implemented for making tensors smaller")
-        if target == source and scale == 1:
+    region = [] if coordinates else _region(roi, len(chosen))
+    outside = np.zeros((1,) * len(x.shape), bool)
+    for number, (axis, (target, scale)) in enumerate(zip(chosen, plan, strict=True)):
+        source, place = x.shape[axis], np.arange(target, dtype=np.float32)
+        if coordinates is None:
+            positions = _cropped(place, source, *region[number])
+            beyond = (positions < 0) | (positions > source - 1)
+            outside = outside | beyond.reshape([-1 if a == axis else 1 for a in range(len(x.shape))])
+        elif target == source and scale == 1:
             continue
-        positions = coordinates(np.arange(target, dtype=np.float32), scale, source, target)
+        else:
+            positions = coordinates(place, scale, source, target)
         if mode == "nearest":
             cells = np.clip(_NEAREST[nearest_mode](positions), 0, source - 1).astype(np.int64)
             x = _pick(x, cells, axis)
+        elif antialias and scale < 1:
+            matrix = _antialiased(positions, source, mode, cubic_coeff_a, exclude_outside, float(scale))
+            x = _mix(x, matrix, axis)
         else:
             x = _mix(x, _weights(positions, source, mode, cubic_coeff_a, exclude_outside), axis)
+    if outside.any():
+        xp = namespace(x)
+        x = xp.where(outside, xp.asarray(extrapolation_value, x.dtype), x)
     return x

@@ -152,10 +152,10 @@ def split(x: Any, sizes: Any = None, *, axis: int = 0, num_outputs: int | None =
     if sum(pieces) != length or min(pieces, default=0) < 0:
         raise Refusal(f"pieces {pieces} do not add up to {length} cells of axis {axis}")
     edges = list(itertools.accumulate(pieces, initial=0))
-    return tuple(_cut(x, {axis: (a, b, 1)}) for a, b in itertools.pairwise(edges))
+    return tuple(cut(x, {axis: (a, b, 1)}) for a, b in itertools.pairwise(edges))
 
 
-def _cut(x: Any, by_axis: dict[int, tuple[int, int, int]]) -> Any:
+def cut(x: Any, by_axis: dict[int, tuple[int, int, int]]) -> Any:
     """x[start:stop:step] on some axes, everything else whole; all counts from the start, step > 0."""
     if is_known(x):
         return x[tuple(slice(*by_axis.get(a, (0, n, 1))) for a, n in enumerate(x.shape))]
@@ -184,7 +184,7 @@ def slice_(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) 
             start, end, step = n - 1 - start, n - 1 - end, -step
         low, high = min(max(start, 0), n), min(max(end, 0), n)
         cuts[axis] = (low, max(low, high), step)
-    return _cut(namespace(x).flip(x, tuple(mirrored)) if mirrored else x, cuts)
+    return cut(namespace(x).flip(x, tuple(mirrored)) if mirrored else x, cuts)
 
 
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
@@ -208,7 +208,7 @@ def pad(x: Any, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "
     }
     if any(start > stop for start, stop, _ in cuts.values()):
         raise Refusal(f"pads {counts} remove more cells than a tensor of shape {tuple(x.shape)} has")
-    x = _cut(x, cuts) if cuts else x
+    x = cut(x, cuts) if cuts else x
     added = [(max(lo, 0), max(hi, 0)) for lo, hi in widths]
     check_growth([n + lo + hi for n, (lo, hi) in zip(x.shape, added, strict=True)], x.dtype)
     xp = namespace(x)

@@ -31,7 +31,7 @@ DOCUMENTS = [
     DEMO / "README.md",
     ROOT / "clients" / "python" / "README.md",
     ROOT / "clients" / "node" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 RUNNABLE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOCAL = "localhost:8001"

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+from naflow_cli.inspect import short
 from support.command_line import DEMO_MODEL, naflow, naflow_process
 from support.onnx_graphs import make_model
 from support.shapes_of_json import OneOf, mismatches
 
 SPEC = {"name": str, "dtype": str, "shape": OneOf(None, [OneOf(int, str, None)])}
 CLASS = OneOf("exact", "least_squares", "mask", "passthrough")
+COST = {"jacobian_multiply_adds": int, "solve_multiply_adds": int, "memory_bytes": int}
 REPORT = {
     "model": {"sha256": str, "opset": dict, "ir_version": int, "producer": str},
     "inputs": [SPEC],
@@ -31,8 +35,13 @@ REPORT = {
             "class": CLASS,
             "input": str,
             "output": str,
+            "cost": COST,
         }
     ],
+    "cost": {**COST, "typical_iterations": int},
+    "flows": {"blocks": int, "spine": int, "nodes": int},
+    "without_flow": [{"reason": str, "tensors": [str]}],
+    "notes": [str],
     "nodes": [
         {
             "name": str,
@@ -93,6 +102,29 @@ def test_spine_and_segments_fit_together() -> None:
     assert by_operator["MaxPool"][1] == by_operator["BatchNormalization"][1] == "exact"
 
 
+def test_cost_and_coverage_are_told_before_anything_runs() -> None:
+    report = naflow("inspect", DEMO_MODEL, "--json").json
+    convolution = next(s for s in report["segments"] if s["output"] == "widen_conv")
+    assert convolution["cost"]["jacobian_multiply_adds"] == 32 * 32 * 32 * 16 * 9
+    total = sum(segment["cost"]["solve_multiply_adds"] for segment in report["segments"])
+    assert report["cost"]["solve_multiply_adds"] == total
+    assert report["flows"] == {"blocks": 8, "spine": 18, "nodes": 23}
+    assert [group["tensors"] for group in report["without_flow"]] == [["pooled", "features", "logits"]]
+    table = " ".join(naflow("inspect", DEMO_MODEL).stdout.split())
+    assert "8 blocks, 18 spine, 23 nodes" in table
+    assert f"{short(total)} multiply-adds" in table
+    assert "4.72 M" in table
+    assert "no flow: pooled, features, logits: lies behind the top feature map" in table
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0"), (950, "950"), (999.6, "1 k"), (12_345, "12.3 k"), (4.56e9, "4.56 G"), (2e16, "20 P")],
+)
+def test_counts_are_shown_in_three_digits(count: float, shown: str) -> None:
+    assert short(count) == shown
+
+
 def test_table_names_layers_and_rules() -> None:
     ended = naflow("inspect", DEMO_MODEL)
     assert (ended.status, ended.stderr) == (0, "")
@@ -123,6 +155,23 @@ def test_model_without_feature_map_is_not_explainable(tmp_path: Path) -> None:
     assert "no tensor with spatial axes" in ended.json["reason"]
 
 
+def test_an_unsupported_operator_is_named_with_the_line_that_would_add_it(tmp_path: Path) -> None:
+    path = tmp_path / "odd.onnx"
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="stem"),
+        helper.make_node("Twist", ["c"], ["y"], name="odd", domain="my.ops"),
+    ]
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32)}
+    onnx.save(make_model(nodes, {"x": [1, 3, 8, 8]}, constants=weights, extra_opsets={"my.ops": 4}), path)
+    begin = time.perf_counter()
+    ended = naflow("inspect", path)
+    assert time.perf_counter() - begin < 1.0
+    assert ended.status == 1
+    text = " ".join(ended.stdout.split())
+    assert "node 'odd' (Twist): no operator my.ops:Twist is registered" in text
+    assert "@nf.ops.register(\"Twist\", domain='my.ops', since=4)" in text
+
+
 def test_another_top_feature_map_shortens_the_spine() -> None:
     report = naflow("inspect", DEMO_MODEL, "--top-feature-map", "widen_relu", "--json").json
     assert report["top_feature_map"] == "widen_relu"
@@ -131,7 +180,8 @@ def test_another_top_feature_map_shortens_the_spine() -> None:
 
 def test_input_shape_must_fit_the_declaration() -> None:
     assert naflow("inspect", DEMO_MODEL, "--input-shape", "1,1,64,64").status == 0
-    for wrong in ("1,3,64,64", "1x1x32x32", "64,64", "1,1,64,0", "wide"):
+    assert naflow("inspect", DEMO_MODEL, "--input-shape", "image=1x1x64x64").status == 0
+    for wrong in ("1,3,64,64", "1x1x32x32", "64,64", "1,1,64,0", "wide", "other=1,1,64,64", "image="):
         ended = naflow("inspect", DEMO_MODEL, "--input-shape", wrong)
         assert (ended.status, ended.stdout) == (2, "")
         assert ended.stderr.startswith("naflow: --input-shape")

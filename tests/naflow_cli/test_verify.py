@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from support.command_line import DEMO, DEMO_MODEL, Ended, demo_picture, naflow
+from support.onnx_graphs import make_model
 from support.shapes_of_json import OneOf, mismatches
 
 OUTCOME = {
@@ -77,6 +79,22 @@ def test_seed_changes_the_noise(outcome: Ended) -> None:
     assert again == outcome.json
     assert other["ok"]
     assert other["tensors"] != outcome.json["tensors"]
+
+
+def test_open_sizes_can_be_given(tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Relu", ["s"], ["y"])]
+    onnx.save(make_model(nodes, {"a": ["n", 3, "h", "w"], "b": ["n", 3, "h", "w"]}), path)
+    sizes = ("--input-shape", "2,3,8,6", "--input-shape", "b=2,3,8,1")
+    assert naflow("verify", path, *sizes, "--json").json["ok"]
+    ended = naflow("verify", path, "--input-shape", "c=1,3,8,8")
+    assert ended.status == 2
+    assert "no input 'c'" in ended.stderr
+    array = tmp_path / "x.npz"
+    np.savez(array, a=np.zeros((1, 3, 4, 4), np.float32), b=np.zeros((1, 3, 4, 4), np.float32))
+    ended = naflow("verify", path, "--input", array, *sizes)
+    assert ended.status == 2
+    assert "--input-shape is for noise" in ended.stderr
 
 
 def test_summary_names_the_worst_tensors() -> None:

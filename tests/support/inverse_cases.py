@@ -33,6 +33,7 @@ class Row:
     position: int = 0
     opset: int = 18
     frozen: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    domain: str = ""
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.inputs[self.position].shape))
@@ -56,6 +57,9 @@ def _scalar_functions() -> list[Row]:
         *rows("ThresholdedRelu", {}, {"alpha": 0.5}, **identity),
         *rows("Clip", **identity, inputs=(scalar(0.0), scalar(1.5))),
         *rows("Clip", **identity, inputs=(scalar(-1.0),)),
+        *rows("Max", **identity, inputs=(scalar(0.0),)),
+        *rows("Max", **identity, inputs=(np.float32([[0.0]]), scalar(-1.0))),
+        *rows("Min", **identity, inputs=(scalar(0.5),)),
         *rows("LeakyRelu", {}, {"alpha": 0.3}, {"alpha": 2.0}, rule="leaky-relu-inverse"),
         *rows("PRelu", rule="prelu-inverse", inputs=(positive(3, 1, 1),)),
         *rows("PRelu", rule="prelu-inverse", inputs=(positive(1),)),
@@ -71,6 +75,9 @@ def _scalar_functions() -> list[Row]:
         *rows("Sqrt", x=positive(2, 3, 4)),
         *rows("Reciprocal", x=positive(2, 3, 4) * np.float32([[[1], [-1], [1]]])),
         *rows("Neg"),
+        *rows("Asinh"),
+        *rows("Atanh", x=np.tanh(X)),
+        *rows("Sinh"),
     ]
     for exponent in (3.0, -1.0, 1.0, 5.0):
         found.append(Row("Pow", "power-inverse", "bijection", (floats(2, 3, 4) + 0.06, scalar(exponent))))
@@ -89,6 +96,8 @@ def _scalar_functions() -> list[Row]:
         ("LRN", {"size": 3, "alpha": 0.5}, 18),
     ):
         found.append(Row(op, "frozen-gate", "gate", (X,), attributes, opset=opset))
+    for op, attributes in (("Gelu", {}), ("FastGelu", {}), ("QuickGelu", {}), ("QuickGelu", {"alpha": 1.1})):
+        found.append(Row(op, "frozen-gate", "gate", (X,), attributes, domain="com.microsoft"))
     return found
 
 
@@ -144,6 +153,15 @@ def _normalisations() -> list[Row]:
 
     grouped = floats(2, 6, 4, 3)
 
+    def mean_variance(x: np.ndarray, x0: np.ndarray) -> np.ndarray:
+        return _standardise(x, x0, (1, 2, 3), 0.0)
+
+    def root_mean_square(x: np.ndarray, x0: np.ndarray) -> np.ndarray:
+        return x / np.sqrt(np.square(x0).mean(axis=3, keepdims=True) + 1e-2) * six
+
+    def length(order: int, axis: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return lambda x, x0: x / np.linalg.norm(x0, order, axis, keepdims=True)
+
     def row(
         op: str, frozen: Callable[..., np.ndarray], *inputs: np.ndarray, opset: int = 18, **attributes: Any
     ) -> Row:
@@ -158,7 +176,13 @@ def _normalisations() -> list[Row]:
         row("LayerNormalization", layer_from_one, X, positive(3, 4, 6), axis=1, epsilon=1e-2),
         row("GroupNormalization", per_group, grouped, scale, bias, num_groups=3),
         row("GroupNormalization", per_channel, grouped, six, six_bias, opset=21, num_groups=3),
-    ]
+        Row("MeanVarianceNormalization", "mean-variance-normalization-inverse", "frozen", (X,),
+            {"axes": (1, 2, 3)}, frozen=mean_variance),
+        Row("RMSNormalization", "rms-normalization-inverse", "frozen", (X, six), {"epsilon": 1e-2}, opset=23,
+            frozen=root_mean_square),
+        Row("LpNormalization", "lp-normalization-inverse", "frozen", (X,), {"axis": 1}, frozen=length(2, 1)),
+        Row("LpNormalization", "lp-normalization-inverse", "frozen", (X,), {"p": 1}, frozen=length(1, 3)),
+    ]  # fmt: skip
 
 
 def _rearrangements() -> list[Row]:
@@ -186,6 +210,41 @@ def _rearrangements() -> list[Row]:
         Row("Concat", "rearrangement", "linear", (X, floats(2, 2, 4, 6)), {"axis": 1}),
         Row("Concat", "rearrangement", "linear", (floats(2, 2, 4, 6), X), {"axis": 1}, 1),
         Row("Concat", "rearrangement", "linear", (X, floats(2, 3, 1, 6)), {"axis": -2}),
+    ]
+
+
+DISTINCT = np.random.default_rng(0).permutation(48).reshape(2, 4, 6).astype(np.float32)
+
+
+def _indexed() -> list[Row]:
+    def row(op: str, rule: str, *inputs: np.ndarray | None, x: np.ndarray = DISTINCT, **more: Any) -> Row:
+        position = more.pop("position", 0)
+        values = (*inputs[:position], x, *inputs[position:])
+        return Row(op, rule, "linear", values, more, position)
+
+    twice, pairs = ints(2, 0, 2, -1), np.array([[0, 1], [1, -1], [0, 1]])
+    places = np.array([5, 7, 13, 15, 16, 18, 30, 24]).reshape(1, 2, 2, 2)
+    some = np.array([[[2, 0, 1]]]) + np.zeros((2, 4, 1), np.int64)
+    return [
+        row("Gather", "mean-of-copies", twice, axis=1),
+        row("Gather", "mean-of-copies", np.array(1), axis=2),
+        row("GatherElements", "mean-of-copies", np.arange(36).reshape(2, 3, 6) * 5 % 4, axis=1),
+        row("GatherND", "mean-of-copies", pairs),
+        row("Expand", "mean-of-copies", ints(3, 2, 4, 6)),
+        row("Expand", "mean-of-copies", ints(2, 3, 6), x=floats(2, 1, 6)),
+        row("Tile", "mean-of-copies", ints(1, 2, 3)),
+        row("ScatterElements", "scattered", some, floats(2, 4, 3), axis=2),
+        row("ScatterElements", "scattered", some, floats(2, 4, 3), axis=2, reduction="add"),
+        row("ScatterElements", "scattered", DISTINCT, some, x=floats(2, 4, 3), axis=2, position=2),
+        row("ScatterND", "scattered", pairs[:2], floats(2, 6)),
+        row("ScatterND", "scattered", DISTINCT, pairs[:2], x=floats(2, 6), position=2),
+        row("TopK", "rearrangement", ints(2)),
+        row("TopK", "rearrangement", ints(3), axis=1, largest=0),
+        row("Compress", "rearrangement", np.array([True, False, True]), axis=1),
+        row("ReverseSequence", "rearrangement", ints(3, 2), batch_axis=0, time_axis=1),
+        row("Trilu", "rearrangement"),
+        row("CenterCropPad", "rearrangement", ints(2, 9), axes=(1, 2)),
+        row("MaxUnpool", "rearrangement", places, x=floats(1, 2, 2, 2), kernel_shape=(2, 2), strides=(2, 2)),
     ]
 
 
@@ -258,6 +317,7 @@ ROWS = [
     *_arithmetic(),
     *_normalisations(),
     *_rearrangements(),
+    *_indexed(),
     *_replications(),
     *_quantised(),
     *_max_pools(),

@@ -21,6 +21,7 @@ class Case:
     outputs: int = 1
     tolerance: float = 1e-5
     same_type: bool = True
+    domain: str = ""
 
     def __str__(self) -> str:
         shapes = ",".join("x".join(map(str, a.shape)) if a is not None else "-" for a in self.inputs)

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from support.op_case import Arrays, Case, floats, ints, positive, scalar
+from support.op_cases_sampling import SAMPLING_CASES
 
 
 def _conv() -> list[Case]:
@@ -38,6 +39,7 @@ def _conv() -> list[Case]:
         ((x, floats(4, 1, 4, 4)), {"group": 4, "strides": (2, 2), "pads": (1, 1, 1, 1)}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "output_shape": (18, 16)}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "auto_pad": "SAME_UPPER", "output_shape": (18, 16)}),
+        ((floats(1, 1, 3, 3), floats(1, 2, 3, 3), floats(2)), {"strides": (3, 2), "output_shape": (10, 8)}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "auto_pad": "SAME_LOWER"}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "auto_pad": "SAME_UPPER"}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "auto_pad": "VALID"}),
@@ -53,6 +55,7 @@ def _pool() -> list[Case]:
         {"kernel_shape": (2, 2), "strides": (2, 2)},
         {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)},
         {"kernel_shape": (3, 2), "pads": (0, 1, 2, 0)},
+        {"kernel_shape": (9, 8), "strides": (2, 1), "pads": (4, 3, 5, 2), "ceil_mode": 1},
         {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1},
         {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1, "pads": (1, 1, 1, 1)},
         {"kernel_shape": (2, 2), "strides": (3, 3), "ceil_mode": 1, "pads": (0, 0, 1, 1)},
@@ -354,6 +357,14 @@ def _resize() -> list[Case]:
         cases.append(Case("Resize", (x, None, None, ints(7, 12)), attributes))
     symmetric = {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"}
     cases.append(Case("Resize", (x, None, odd), symmetric, opset=19))
+    for mode in ("linear", "cubic"):
+        for outside in (0, 1):
+            attributes = {"mode": mode, "antialias": 1, "exclude_outside": outside}
+            cases.append(Case("Resize", (floats(1, 1, 9, 8), None, down), attributes))
+    crop = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": -9.0}
+    region = np.array([0, 0, 0.3, -0.2, 1, 1, 0.8, 0.7], np.float32)
+    for mode in ("nearest", "linear", "cubic"):
+        cases.append(Case("Resize", (x, region, None, ints(1, 2, 5, 6)), {"mode": mode, **crop}))
     return cases
 
 
@@ -373,4 +384,4 @@ CASES = [
         _resize,
     )
     for case in family()
-]
+] + SAMPLING_CASES

@@ -72,7 +72,8 @@ def _apply(
 
 def row_model(row: Row) -> ModelProto:
     names = ["" if v is None else "x" if i == row.position else f"c{i}" for i, v in enumerate(row.inputs)]
-    nodes = [helper.make_node(row.op_type, names, ["y"], name="node", **row.attributes)]
+    outputs = ["y", "positions"] if row.op_type == "TopK" else ["y"]
+    nodes = [helper.make_node(row.op_type, names, outputs, name="node", domain=row.domain, **row.attributes)]
     if row.law == "quantised":
         nodes = [
             helper.make_node("QuantizeLinear", names, ["q"], name="first", **row.attributes),
@@ -81,4 +82,6 @@ def row_model(row: Row) -> ModelProto:
     constants = {n: v for n, v in zip(names, row.inputs, strict=True) if n.startswith("c") and v is not None}
     x = row.inputs[row.position]
     assert x is not None
-    return make_model(nodes, {"x": x.shape}, constants=constants, opset=row.opset, ir_version=10)
+    own = {row.domain: 1} if row.domain else None
+    versions = {"opset": row.opset, "ir_version": 10, "extra_opsets": own}
+    return make_model(nodes, {"x": x.shape}, constants=constants, **versions)

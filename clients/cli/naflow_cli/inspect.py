@@ -11,57 +11,25 @@ from rich.text import Text
 
 import naflow_core as nf
 from naflow_cli.console import OUT, line, print_json
+from naflow_cli.shapes import dims, given_shapes
+
+SHOWN = 5
+"""Names that stand for a longer list."""
 
 
 def inspect_model(
-    model: Path, json: bool, output: str | None, top: str | None, input_shape: str | None
+    model: Path, json: bool, output: str | None, top: str | None, input_shape: Sequence[str]
 ) -> int:
     """Print the coverage report; 0 if the model can be explained, else 1."""
     loaded = nf.load(model)
-    shapes = None
-    if input_shape and loaded.inputs:
-        spec = loaded.inputs[0]
-        shapes = {spec.name: fitting(parse_shape(input_shape), spec.shape, spec.name)}
-    report = loaded.inspect(input_shapes=shapes, output=output, top_feature_map=top)
+    report = loaded.inspect(
+        input_shapes=given_shapes(input_shape, loaded.inputs), output=output, top_feature_map=top
+    )
     if json:
         print_json(report.to_dict())
     else:
         _show(report)
     return 0 if report.explainable else 1
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """From "1,3,224,224" or "1x3x224x224".
-
-    Raises:
-        OptionError: anything else.
-    """
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1 or max(shape) > 1 << 16:
-        raise nf.OptionError(f"--input-shape {text!r} is not a shape", hint="for example 1,3,224,224")
-    return shape
-
-
-def fitting(
-    shape: tuple[int, ...], declared: Sequence[int | str | None] | None, name: str
-) -> tuple[int, ...]:
-    """`shape`, if the model's declaration leaves room for it.
-
-    Raises:
-        OptionError: it does not.
-    """
-    free = declared is None or (
-        len(declared) == len(shape)
-        and all(not isinstance(d, int) or d == n for d, n in zip(declared, shape, strict=True))
-    )
-    if not free:
-        raise nf.OptionError(
-            f"--input-shape {list(shape)} does not fit input {name!r}, declared as {_dims(declared)}"
-        )
-    return shape
 
 
 def _show(report: nf.CoverageReport) -> None:
@@ -74,9 +42,9 @@ def _show(report: nf.CoverageReport) -> None:
     table.add_row("opset", opsets)
     for kind in ("inputs", "outputs"):
         for spec in facts[kind]:
-            shape = f"{spec['dtype']} {_dims(spec['shape'])}"
+            shape = f"{spec['dtype']} {dims(spec['shape'])}"
             used = (
-                f", analysed as {_dims(spec['used_shape'])}"
+                f", analysed as {dims(spec['used_shape'])}"
                 if spec["used_shape"] not in (None, spec["shape"])
                 else ""
             )
@@ -91,10 +59,23 @@ def _show(report: nf.CoverageReport) -> None:
         classes = Counter(segment["class"] for segment in facts["segments"])
         composites = sum(segment["kind"] == "composite" for segment in facts["segments"])
         table.add_row("segments", f"{len(facts['segments'])} ({composites} composite): " + _counted(classes))
-        table.add_row("layers", f"{len(facts['blocks'])} blocks, {len(facts['spine'])} spine tensors")
+        flows = facts["flows"]
+        table.add_row("flows", f"{flows['blocks']} blocks, {flows['spine']} spine, {flows['nodes']} nodes")
+        cost = facts["cost"]
+        table.add_row(
+            "estimated cost",
+            f"{short(cost['solve_multiply_adds'])} multiply-adds (solves of {cost['typical_iterations']} "
+            f"iterations), at most {short(cost['memory_bytes'])}B of memory at a time",
+        )
     OUT.print(table)
     if report.plan:
         OUT.print(_segments(facts))
+        for group in facts["without_flow"]:
+            names = group["tensors"]
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            line(OUT, f"no flow: {', '.join(names[:SHOWN])}{more}: {group['reason']}")
+        for note in facts["notes"]:
+            line(OUT, note)
     for node in facts["unsupported"]:
         line(OUT, f"not supported: node {node['node']!r} ({node['op_type']}): {node['reason']}", "red")
     if report.explainable:
@@ -107,6 +88,8 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
     table = Table(box=None, pad_edge=False)
     for title in ("", "nodes", "rule", "class", "output", "shape", "block"):
         table.add_column(title, overflow="fold")
+    for title in ("J", "solve", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
     shapes = {tensor["tensor"]: tensor["shape"] for tensor in facts["spine"]}
     blocks = set(facts["blocks"])
     for segment in facts["segments"]:
@@ -120,14 +103,21 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
             segment["rule"],
             segment["class"],
             output,
-            _dims(shapes[segment["output"]]),
+            dims(shapes[segment["output"]]),
             ends,
+            short(segment["cost"]["jacobian_multiply_adds"]),
+            short(segment["cost"]["solve_multiply_adds"]),
+            short(segment["cost"]["memory_bytes"]) + "B",
         )
     return table
 
 
-def _dims(shape: Sequence[int | str | None] | None) -> str:
-    return "any shape" if shape is None else " x ".join("?" if d is None else str(d) for d in shape)
+def short(count: float) -> str:
+    """A count in three digits and a unit: 950, 12.3 k, 4.56 G."""
+    value, units = count, ["", "k", "M", "G", "T", "P"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}".strip()
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -31,7 +31,11 @@ Top = Annotated[
     str | None, typer.Option(help="Name of the top feature map; found by analysis when left out.")
 ]
 InputShape = Annotated[
-    str | None, typer.Option(metavar="N,C,H,W", help="Input shape to use where the model leaves it open.")
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]N,C,H,W",
+        help="Shape of an input (the first without NAME) where the model leaves it open; may be repeated.",
+    ),
 ]
 REMOTE_OPTIONS = (
     "model_version",
@@ -76,7 +80,7 @@ def inspect(
     """
     from naflow_cli.inspect import inspect_model
 
-    raise typer.Exit(inspect_model(model, json, output, top_feature_map, input_shape))
+    raise typer.Exit(inspect_model(model, json, output, top_feature_map, input_shape or []))
 
 
 @app.command()
@@ -88,12 +92,13 @@ def verify(
         str | None, typer.Option(help="For a picture: imagenet, unit, raw or FILE.json.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    input_shape: InputShape = None,
     json: Json = False,
 ) -> None:
     """Compare our forward pass with onnxruntime at every tensor. Exit status 1 if they differ."""
     from naflow_cli.verify import verify_model
 
-    raise typer.Exit(verify_model(model, input, tolerance, preprocess, seed, json))
+    raise typer.Exit(verify_model(model, input, tolerance, preprocess, seed, input_shape or [], json))
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import naflow_core as nf
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import OUT, line, note, print_json
 from naflow_cli.inputs import read_inputs
+from naflow_cli.shapes import given_shapes
 
 SHOWN = 10
 
@@ -18,6 +20,7 @@ def verify_model(
     tolerance: float,
     preprocess: str | None,
     seed: int,
+    input_shape: Sequence[str],
     json: bool,
 ) -> int:
     """Print the comparison; 0 if every tensor agrees, else 1."""
@@ -25,12 +28,17 @@ def verify_model(
         raise nf.OptionError(f"--tolerance {tolerance} must lie between 0 and 1")
     use_compilation_cache()
     loaded = nf.load(model)
+    shapes = given_shapes(input_shape, loaded.inputs)
+    if shapes and input is not None:
+        raise nf.OptionError(
+            "--input-shape is for noise: an --input has a shape of its own", hint="leave one out"
+        )
     x = None
     if input is not None:
         batch = read_inputs(loaded, [input], preprocess)
         note(batch.note, quiet=not batch.note)
         x = batch.arrays
-    result = loaded.verify(x, tolerance=tolerance, seed=seed)
+    result = loaded.verify(x, tolerance=tolerance, seed=seed, input_shapes=shapes)
     facts = result.to_dict()
     if json:
         print_json(facts)

@@ -13,7 +13,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from naflow_core.errors import ModelError
 from naflow_core.model import Limits, read_model
-from naflow_core.model.build import SUBGRAPH
+from naflow_core.model.graph import Body
 from naflow_core.model.wire import DETACH_BYTES
 from support.onnx_graphs import make_model, run_onnxruntime
 
@@ -208,7 +208,9 @@ def test_subgraphs_are_kept_in_order_and_marked() -> None:
     ]
     loaded = read_model(make_model(nodes, {"x": (2,)}))
     assert [n.op_type for n in loaded.graph.nodes] == ["Constant", "Exp", "If"]
-    assert dict(loaded.graph.nodes[2].attributes) == {"then_branch": SUBGRAPH, "else_branch": SUBGRAPH}
+    body = loaded.graph.nodes[2].attributes["then_branch"]
+    assert isinstance(body, Body)
+    assert (body.nodes[0].op_type, body.nodes[0].inputs, body.outputs) == ("Neg", ("late",), ("z",))
     (got,) = run_onnxruntime(loaded.serialized_with_outputs(), {"x": np.zeros(2, F32)})
     np.testing.assert_array_equal(got, [-1, -1])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from naflow_core.errors import ModelError, UnsupportedOperatorError
 from naflow_core.model import read_model
@@ -185,6 +185,18 @@ def test_hardmax_over_several_axes_is_refused() -> None:
     model = make_model([node("Hardmax", ["x"], ["y"], name="pick")], {"x": (2, 3, 4)}, opset=12)
     with pytest.raises(UnsupportedOperatorError, match=r"'pick'.*Hardmax before opset 13"):
         read_model(model)
+
+
+def test_scan_over_batches_is_refused() -> None:
+    body = helper.make_graph(
+        [node("Identity", ["a"], ["b"])],
+        "body",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [2])],
+    )
+    scan = node("Scan", ["", "x"], ["y"], name="over", body=body, num_scan_inputs=1)
+    with pytest.raises(UnsupportedOperatorError, match=r"'over'.*Scan before opset 9"):
+        read_model(make_model([scan], {"x": (1, 3, 2)}, opset=8))
 
 
 def test_an_operator_that_the_converter_cannot_know_is_refused_by_name() -> None:

@@ -231,3 +231,97 @@ def test_argmax_and_unpooling_against_loops(attributes: dict[str, Any], ceil_mod
 def test_impossible_windows_are_refused(attributes: dict[str, Any], reason: str) -> None:
     with pytest.raises(Refusal, match=reason):
         max_pool(normal(1, 1, 9, 8), **attributes)
+
+
+def check_derivative(
+    function: Callable[[jax.Array], jax.Array], x: np.ndarray, tolerance: float = 5e-3
+) -> None:
+    """The derivative along a random direction against differences of the function itself, and its adjoint."""
+    v = normal(*x.shape, seed=9)
+    step = 1e-2
+    _, found = jax.jvp(function, (jnp.asarray(x),), (jnp.asarray(v),))
+    above, below = (np.asarray(function(jnp.asarray(x + s * v)), np.float64) for s in (step, -step))
+    expected = (above - below) / (2 * step)
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+    check_adjoint(function, x)
+
+
+GRID = np.random.default_rng(2).uniform(-0.9, 0.9, (1, 3, 4, 2)).astype(np.float32)
+SPREAD = np.random.default_rng(5).permutation(60).reshape(1, 3, 4, 5).astype(np.float32) / 7 - 4
+SMOOTH: dict[str, tuple[Callable[..., Any], np.ndarray]] = {
+    "GridSample": (lambda f: lambda x: f(x, GRID), SPREAD),
+    "GridSample by grid": (lambda f: lambda g: f(SPREAD, g, mode="cubic"), GRID),
+    "RoiAlign": (
+        lambda f: (
+            lambda x: f(x, np.float32([[0, 0, 3, 3]]), np.array([0]), output_height=2, sampling_ratio=2)
+        ),
+        SPREAD,
+    ),
+    "DeformConv": (lambda f: lambda x: f(x, normal(2, 3, 2, 2), normal(1, 8, 3, 4, seed=1)), SPREAD),
+    "LpPool": (lambda f: lambda x: f(x, kernel_shape=(2, 2)), SPREAD),
+    "LpPool p=3": (lambda f: lambda x: f(x, kernel_shape=(2, 2), p=3), np.abs(SPREAD) + 1),
+    "GlobalLpPool": (lambda f: lambda x: f(x), SPREAD),
+    "MaxUnpool": (
+        lambda f: lambda x: f(x, np.array([[[3, 0]]]), kernel_shape=(2,), strides=(2,)),
+        normal(1, 1, 2),
+    ),
+    "Col2Im": (lambda f: lambda x: f(x, np.array([3, 4]), np.array([2, 2])), normal(1, 8, 6)),
+    "Einsum": (lambda f: lambda x: f(x, normal(5, 2), equation="nchw,wk->nkch"), SPREAD),
+    "Det": (lambda f: lambda x: f(x), normal(2, 3, 3)),
+    "TopK": (lambda f: lambda x: f(x, np.array([2]))[0], SPREAD),
+    "CumSum": (lambda f: lambda x: f(x, np.array(2), exclusive=1, reverse=1), SPREAD),
+    "GatherND": (lambda f: lambda x: f(x, np.array([[0, 2, 1], [0, 2, 1]])), SPREAD),
+    "MeanVarianceNormalization": (lambda f: lambda x: f(x), SPREAD),
+    "Pow by exponent": (lambda f: lambda e: f(np.float32(3), e), normal(2, 3)),
+    "Asinh": (lambda f: lambda x: f(x), SPREAD),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_derivative_against_differences(name: str) -> None:
+    build, x = SMOOTH[name]
+    check_derivative(build(REGISTRY.find(name.split()[0], 20).function), x)
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+@pytest.mark.parametrize("which", [0, 1])
+def test_derivative_of_scattering(reduction: str, which: int) -> None:
+    """By the data and by the updates, with one cell that is written twice unless the order would matter."""
+    where = np.array([[1], [3], [1]] if reduction != "none" else [[1], [3], [0]])
+    values = (np.float32([0.5, 2, -1, 3]), np.float32([1, 2.5, 4]) * (1 if reduction != "min" else -1))
+    scatter = REGISTRY.find("ScatterND", 18).function
+
+    def function(x: jax.Array) -> jax.Array:
+        data, updates = (x if i == which else values[i] for i in (0, 1))
+        return scatter(data, where, updates, reduction=reduction)
+
+    check_derivative(function, values[which])
+
+
+def test_equal_maxima_share_what_they_scatter() -> None:
+    scatter = REGISTRY.find("ScatterND", 18).function
+    where = np.array([[0], [0]])
+    for data, expected in ((1.0, (0, [0.5, 0.5])), (2.0, (1, [0, 0]))):
+        by_data, by_updates = jax.grad(lambda d, u: scatter(d, where, u, reduction="max").sum(), (0, 1))(
+            jnp.float32([data]), jnp.float32([2, 2])
+        )
+        assert float(by_data[0]) == expected[0]
+        np.testing.assert_array_equal(by_updates, expected[1])
+
+
+def test_dead_windows_and_dynamic_powers_have_finite_derivatives() -> None:
+    pool, power = REGISTRY.find("LpPool", 18).function, REGISTRY.find("Pow", 18).function
+    by_x = jax.grad(lambda x: pool(x, kernel_shape=(2, 2)).sum())(jnp.zeros((1, 1, 4, 4)))
+    np.testing.assert_array_equal(by_x, 0)
+    for x in (0.0, -1.0, 2.0):
+        slopes = jax.grad(power, (0, 1))(jnp.float32(x), jnp.float32(0.5))
+        assert np.isfinite(slopes).all(), x
+
+
+def test_dynamic_quantisation_is_straight_through() -> None:
+    quantise = REGISTRY.find("DynamicQuantizeLinear", 18).function
+    x = jnp.float32([-1.0, 0.3, 2.0])
+    _, scale, zero = quantise(x)
+    real = lambda x: (quantise(x)[0] - zero) * scale  # noqa: E731
+    np.testing.assert_allclose(real(x), x, atol=float(scale))
+    np.testing.assert_allclose(jax.jacobian(real)(x), np.eye(3), atol=1e-5)

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from naflow_core.ops import REGISTRY
+from naflow_core.ops import REGISTRY, contrib
 from naflow_core.ops.registry import REALS
 from support.op_case import Case
 from support.op_cases import CASES
@@ -26,7 +26,7 @@ def reference(case: Case) -> list[np.ndarray]:
     attributes = {
         k: numpy_helper.from_array(v) if isinstance(v, np.ndarray) else v for k, v in case.attributes.items()
     }
-    node = helper.make_node(case.op_type, names, outputs, **attributes)
+    node = helper.make_node(case.op_type, names, outputs, domain=case.domain, **attributes)
     given = {n: a for n, a in zip(names, case.inputs, strict=True) if a is not None}
     declared = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
@@ -35,7 +35,9 @@ def reference(case: Case) -> list[np.ndarray]:
     graph = helper.make_graph(
         [node], "one", declared, [helper.make_empty_tensor_value_info(o) for o in outputs]
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=10)
+    opsets = [helper.make_opsetid("", 18 if case.domain else case.opset)]
+    opsets += [helper.make_opsetid(case.domain, case.opset)] if case.domain else []
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     model = onnx.shape_inference.infer_shapes(model)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -56,6 +58,12 @@ def check(found: Sequence[Any], expected: list[np.ndarray], case: Case) -> None:
         np.testing.assert_allclose(values, wanted, rtol=0, atol=case.tolerance * largest, err_msg=str(case))
 
 
+def constant_inputs(case: Case) -> frozenset[int]:
+    """Positions that the operator gets as numpy arrays although the rest is traced."""
+    operator = REGISTRY.find(case.op_type, case.opset, case.domain)
+    return operator.static | operator.static_if_known
+
+
 def as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
@@ -68,10 +76,10 @@ def on_device(cases: Sequence[Case]) -> list[tuple[Any, ...]]:
     def run(values: list[list[jax.Array]]) -> list[tuple[Any, ...]]:
         results = []
         for number, (case, given) in enumerate(zip(cases, values, strict=True)):
-            operator = REGISTRY.find(case.op_type, case.opset)
-            queue = iter(given)
+            operator = REGISTRY.find(case.op_type, case.opset, case.domain)
+            static, queue = constant_inputs(case), iter(given)
             inputs = [
-                a if a is None or position in operator.static else next(queue)
+                a if a is None or position in static else next(queue)
                 for position, a in enumerate(case.inputs)
             ]
             result = as_tuple(operator.function(*inputs, **case.attributes))
@@ -83,7 +91,7 @@ def on_device(cases: Sequence[Case]) -> list[tuple[Any, ...]]:
 
     arguments = []
     for case in cases:
-        static = REGISTRY.find(case.op_type, case.opset).static
+        static = constant_inputs(case)
         arguments.append(
             [jnp.asarray(a) for n, a in enumerate(case.inputs) if a is not None and n not in static]
         )
@@ -96,7 +104,7 @@ def on_device(cases: Sequence[Case]) -> list[tuple[Any, ...]]:
 def test_agrees_with_onnxruntime(op_type: str) -> None:
     cases = [case for case in CASES if case.op_type == op_type]
     for case, found in zip(cases, on_device(cases), strict=True):
-        operator = REGISTRY.find(case.op_type, case.opset)
+        operator = REGISTRY.find(case.op_type, case.opset, case.domain)
         operator.check_attributes(case.attributes)
         expected = reference(case)
         check(found, expected, case)
@@ -107,12 +115,13 @@ def test_agrees_with_onnxruntime(op_type: str) -> None:
 
 def check_interval(case: Case, expected: np.ndarray) -> None:
     """The announced interval, from the inputs' own, holds all values."""
-    operator = REGISTRY.find(case.op_type, case.opset)
+    operator = REGISTRY.find(case.op_type, case.opset, case.domain)
     if operator.value_range is None or expected.size == 0:
         return
     known = [a if a is not None and a.size and a.dtype != bool else None for a in case.inputs]
     intervals = [(float(np.min(a)), float(np.max(a))) if a is not None else REALS for a in known]
-    static = {f"input_{n}": a for n, a in enumerate(case.inputs) if n in operator.static and a is not None}
+    positions = constant_inputs(case)
+    static = {f"input_{n}": a for n, a in enumerate(case.inputs) if n in positions and a is not None}
     low, high = operator.value_range(intervals, {**case.attributes, **static})
     slack = 1e-5 * max(1.0, float(np.max(np.abs(expected))))
     assert low - slack <= expected.min(), case
@@ -122,7 +131,9 @@ def check_interval(case: Case, expected: np.ndarray) -> None:
 def check_folding(case: Case, expected: list[np.ndarray]) -> None:
     """The same function on numpy arrays gives numpy arrays, exact types included."""
     with np.errstate(all="ignore"):
-        found = as_tuple(REGISTRY.find(case.op_type, case.opset).function(*case.inputs, **case.attributes))
+        found = as_tuple(
+            REGISTRY.find(case.op_type, case.opset, case.domain).function(*case.inputs, **case.attributes)
+        )
     assert all(isinstance(value, np.ndarray | np.generic) for value in found), case
     check(found, expected, case)
     for ours, theirs in zip(found, expected, strict=False):
@@ -133,8 +144,8 @@ def check_folding(case: Case, expected: list[np.ndarray]) -> None:
 def test_every_operator_has_a_case() -> None:
     covered = {case.op_type for case in CASES}
     # onnxruntime has no kernel for these versions yet: tests of their own.
-    ours = {name for domain, name, _ in REGISTRY.names() if not domain}  # other domains are users'
-    assert ours - covered == {"Swish"}
+    ours = {name for domain, name, _ in REGISTRY.names() if domain in ("", contrib.DOMAIN)}  # not users'
+    assert ours - covered == {"CumProd", "Swish"}
 
 
 def test_swish_is_its_definition() -> None:
@@ -143,6 +154,20 @@ def test_swish_is_its_definition() -> None:
     expected = x / (1 + np.exp(-1.5 * x.astype(np.float64)))
     np.testing.assert_allclose(swish(x, alpha=1.5), expected, atol=1e-6)
     np.testing.assert_allclose(swish(jnp.asarray(x), alpha=1.5), expected, atol=1e-6)
+
+
+def test_running_products() -> None:
+    x = np.array([[2, 3, 4], [5, 1, -2]], np.float32)
+    product = REGISTRY.find("CumProd", 26).function
+    for exclusive, reverse, expected in (
+        (0, 0, [[2, 6, 24], [5, 5, -10]]),
+        (1, 0, [[1, 2, 6], [1, 5, 5]]),
+        (0, 1, [[24, 12, 4], [-10, -2, -2]]),
+        (1, 1, [[12, 4, 1], [-2, -2, 1]]),
+    ):
+        for array in (x, jnp.asarray(x)):
+            found = product(array, np.array(1), exclusive=exclusive, reverse=reverse)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_new_modes_that_onnxruntime_lacks() -> None:
