@@ -61,5 +61,5 @@ $(VENV)/.runtime: $(PROJECTS) | $(VENV)/.created
 
 $(VENV)/.test: $(PROJECTS) | $(VENV)/.created
 	@echo "Installing naflow and the test tools into $(VENV) (once; about two minutes)"
-	@$(PIP) install $(CLIENT) --editable '.[server,test,examples]'
+	@$(PIP) install $(CLIENT) --editable '.[server,tracing,test,examples]'
 	@touch $@ $(VENV)/.runtime

@@ -1,6 +1,7 @@
 """NAFlow: layer-by-layer attention flows for CNNs, straight from an ONNX file."""
 
 from naflow_core import inverse, ops
+from naflow_core.ahead import drop_programs
 from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import (
     AnalysisError,
@@ -67,6 +68,7 @@ __all__ = [
     "UnsupportedNode",
     "UnsupportedOperatorError",
     "__version__",
+    "drop_programs",
     "explain_pair",
     "inverse",
     "load",

@@ -31,12 +31,14 @@ class AheadOfTime:
 
     def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
         self._futures: dict[tuple[str, str], Future[None]] = {}
-        pending = list(_missing(plan, method, wanted))
+        # the caller's, which other threads do not inherit; mypy does not see what JAX adds to its config
+        device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+        pending = list(_missing(plan, method, wanted, device))
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
             pool = ThreadPoolExecutor(threads, "naflow-compile")
             for segment, key, call in pending:
-                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call)
+                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call, device)
             pool.shutdown(wait=False)  # the threads end with the last of these
 
     def wait(self, segment: Segment) -> None:
@@ -70,8 +72,10 @@ class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
         return name in self._program.shapes
 
 
-def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Segment, Hashable, Any]]:
-    """The steps to come whose program has not been compiled, each program once."""
+def _missing(
+    plan: Plan, method: Method, wanted: set[str], device: Any
+) -> Iterator[tuple[Segment, Hashable, Any]]:
+    """The steps to come whose program has not been compiled for a device, each program once."""
     values = _Shapes(plan)
     seen: set[Hashable] = set()
     for segment, inner in cascade.turns(plan, wanted):
@@ -79,7 +83,7 @@ def _missing(plan: Plan, method: Method, wanted: set[str]) -> Iterator[tuple[Seg
             shape = values[part.target].shape
             number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
             call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
-            key = (*call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:11])))
+            key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:-1])))
             if key not in seen and key not in _compiled:
                 seen.add(key)
                 yield part, key, call
@@ -89,7 +93,16 @@ def _signature(array: Any) -> tuple[tuple[int, ...], str]:
     return tuple(array.shape), str(array.dtype)
 
 
-def _compile(key: Hashable, call: tuple[Any, ...]) -> None:
-    cascade.invert.lower(*call).compile()
+def drop_programs() -> None:
+    """Give back the memory of every compiled program in this process; what is needed again is compiled again
+    (or comes from JAX's compilation cache). Not for use while something is computed on another thread."""
+    jax.clear_caches()
+    with _lock:
+        _compiled.clear()
+
+
+def _compile(key: Hashable, call: tuple[Any, ...], device: Any) -> None:
+    with jax.default_device(device):
+        cascade.invert.lower(*call).compile()
     with _lock:
         _compiled.add(key)

@@ -18,6 +18,7 @@ import numpy as np
 
 from naflow_core.abandonment import contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
+from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
 from naflow_core.inverse.registry import Rule, Site
 from naflow_core.method import Method
@@ -84,12 +85,14 @@ class Numbers(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The options that change the program, and the range of the activation behind t_k."""
+    """The options that change the program, the range of the activation behind t_k, and the steps behind t_k
+    that only scale it."""
 
     inverse: str
     rows: str
     anchored: bool
     interval: Interval
+    scaling: Subprogram | None
 
 
 class Layer(NamedTuple):
@@ -168,12 +171,13 @@ def arguments(
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, interval),
+        Choices(method.inverse, method.rows, anchored, interval, segment.scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
         state,
         following,
+        plan.program.operands(segment.scales, {}),
         Numbers(method.damping, method.tolerance, method.max_iterations),
     )
 
@@ -191,6 +195,7 @@ def invert(
     operands: tuple[Array, ...],
     above: State,
     following: Array | None,
+    scales: tuple[Array, ...],
     numbers: Numbers,
 ) -> Inverted:
     """First half of step 3: f^{-1}(B_k) and J_k^T G_k through t_k = f(t_{k-1}).
@@ -200,6 +205,7 @@ def invert(
         above: B_k, G_k, R_k.
         following: the activation behind t_k, which tells the neurons that are on (rows = "active"); None: all
             are.
+        scales: operands of `choices.scaling`.
     """
 
     def function(x: Array) -> Array:
@@ -215,12 +221,16 @@ def invert(
             "retained": above.retained,
             "active": above.retained | _on(following, choices.interval),
             "all": jnp.ones_like(above.retained),
-        }[choices.rows]
+        }[choices.rows].astype(x0.dtype)
+        aim = above.bpfm
+        if choices.scaling is not None:
+            weights, zero = _as_scaled(choices.scaling, y0, scales)
+            rows, aim = rows * weights, jnp.where(above.retained, aim, zero)
         (preimage, *solve), offset = invert_linearised(
             function,
             x0,
-            above.bpfm,
-            rows.astype(x0.dtype),
+            aim,
+            rows,
             bounds=bounds,
             anchored=choices.anchored,
             damping=numbers.damping,
@@ -268,6 +278,17 @@ def _on(activation: Array | None, interval: Interval) -> Array:
     if activation is None:
         return jnp.asarray(True)
     return (activation > interval[0]) & (activation < interval[1])
+
+
+def _as_scaled(scaling: Subprogram, y0: Array, scales: tuple[Array, ...]) -> tuple[Array, Array]:
+    """The weight of each neuron's equation, and its value where the steps behind it that only scale give 0.
+
+    The weight is what one unit becomes there: a normalisation that the file keeps as a node counts as if it
+    were multiplied into the layer before.
+    """
+    scaled, pull = jax.vjp(lambda y: scaling(y, scales)[0], y0)
+    slope = pull(jnp.ones_like(scaled))[0]
+    return jnp.abs(slope), y0 - divide(divide(pull(scaled)[0], slope), slope)
 
 
 def _offset(function: Any, x0: Array) -> Array:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from naflow_core.analysis.head import scores_output
+from naflow_core.analysis.nested import with_running_concatenations
 from naflow_core.analysis.plan import Plan, make_plan
 from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import (
@@ -34,6 +35,18 @@ from naflow_core.verify import Verification, random_inputs, run_onnxruntime, ver
 Shape = tuple[int, ...]
 SimilarityKind = SimilarityTarget | PrototypeTarget | BankTarget
 Target = ClassTarget | PerPicture | SimilarityKind
+
+
+class Ends(NamedTuple):
+    """What the caller chose: names of output, top feature map and input, and whether the output is an
+    embedding."""
+
+    output: str | None = None
+    top: str | None = None
+    source: str | None = None
+    embedding: bool = False
+
+
 CACHED_PROGRAMS = 16
 DEFAULT_SPATIAL = 224
 DEFAULT_LIMITS = Limits()
@@ -99,12 +112,13 @@ class Model:
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = build_program(
+                built = build_program(
                     self.loaded.graph,
                     shapes,
                     folded_bytes=self._limits.folded_bytes,
                     shared_weights=self._weights,
                 )
+                self._programs[key] = with_running_concatenations(built)
                 while len(self._programs) > CACHED_PROGRAMS:
                     self._programs.popitem(last=False)
             self._programs.move_to_end(key)
@@ -116,20 +130,21 @@ class Model:
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
     ) -> CoverageReport:
         """What will happen to this model: spine, segments, rules, unsupported nodes. Nothing is computed.
 
         Raises:
             InputError: an input's shape is neither declared nor given.
-            AnalysisError: `output` or `top_feature_map` names nothing that can be used.
+            AnalysisError: `output`, `top_feature_map` or `explained_input` names nothing that can be used.
         """
         program = self.program(self.default_shapes(**(input_shapes or {})))
         try:
-            plan = make_plan(program, output=output, top=top_feature_map)
+            plan = make_plan(program, output=output, top=top_feature_map, source=explained_input)
         except UnsupportedOperatorError as error:
             return CoverageReport(self.loaded, program, None, str(error))
         except AnalysisError as error:
-            if output is not None or top_feature_map is not None:
+            if (output, top_feature_map, explained_input) != (None, None, None):
                 raise  # a name that the caller gave, not a property of the model
             return CoverageReport(self.loaded, program, None, str(error))
         return CoverageReport(self.loaded, program, plan, "")
@@ -185,6 +200,7 @@ class Model:
         layers: str | Sequence[str] = "blocks",
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
         batch_size: int | None = None,
     ) -> Explanation:
         """Explain pictures: an iterator of layer flows, deepest first.
@@ -200,6 +216,8 @@ class Model:
             layers: "blocks", "spine", "nodes", a tensor name or a list of names.
             output: which graph output; needed when there are several.
             top_feature_map: name of t_K; found by analysis when None.
+            explained_input: which of several inputs the flows lead to, the others held as they are; the first
+                picture-like one when None.
             batch_size: pictures per batch; all at once when None (or what the model's fixed batch asks for).
 
         Raises:
@@ -207,8 +225,8 @@ class Model:
             NumericalError: the model gives nan or inf for this input.
         """
         feeds = self.check_inputs(x)
-        similar = isinstance(target, SimilarityKind)
-        chunks, plan = self._chunks(feeds, batch_size, output, top_feature_map, similar)
+        ends = Ends(output, top_feature_map, explained_input, isinstance(target, SimilarityKind))
+        chunks, plan = self._chunks(feeds, batch_size, ends)
         aimed: ClassTarget | PerPicture | Aimed
         if isinstance(target, SimilarityKind):
             shape = plan.program.shapes[plan.head.output][1:]
@@ -230,7 +248,7 @@ class Model:
             InputError, AnalysisError, UnsupportedOperatorError: as for `explain`.
         """
         feeds = self.check_inputs(x)
-        return self._plan(feeds, _pictures(feeds), output, top_feature_map, embedding=True)
+        return self._plan(feeds, _pictures(feeds), Ends(output, top_feature_map, embedding=True))
 
     def embed(
         self,
@@ -301,12 +319,7 @@ class Model:
         return sizes.pop() if len(sizes) == 1 else None
 
     def _chunks(
-        self,
-        feeds: dict[str, np.ndarray],
-        batch_size: int | None,
-        output: str | None,
-        top: str | None,
-        embedding: bool = False,
+        self, feeds: dict[str, np.ndarray], batch_size: int | None, ends: Ends
     ) -> tuple[list[Chunk], Plan]:
         total = _pictures(feeds)
         fixed = self._fixed_batch()
@@ -316,29 +329,23 @@ class Model:
         if total % size and fixed:
             raise InputError(f"the model takes batches of {size}, the input has {total} pictures")
         try:
-            plan = self._plan(feeds, size, output, top, embedding)
+            plan = self._plan(feeds, size, ends)
         except NaflowError:
             if size == 1 or fixed:
                 raise
             size = 1  # a batch size written into the graph, although the input declares none
-            plan = self._plan(feeds, size, output, top, embedding)
+            plan = self._plan(feeds, size, ends)
         chunks = []
         for begin in range(0, total, size):
             part = {name: value[begin : begin + size] for name, value in feeds.items()}
             length = len(next(iter(part.values())))
-            own = plan if length == size else self._plan(feeds, length, output, top, embedding)
+            own = plan if length == size else self._plan(feeds, length, ends)
             chunks.append(Chunk(own, {name: device_value(value) for name, value in part.items()}))
         return chunks, plan
 
-    def _plan(
-        self, feeds: dict[str, np.ndarray], size: int, output: str | None, top: str | None, embedding: bool
-    ) -> Plan:
-        return make_plan(
-            self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()}),
-            output=output,
-            top=top,
-            embedding=embedding,
-        )
+    def _plan(self, feeds: dict[str, np.ndarray], size: int, ends: Ends) -> Plan:
+        program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})
+        return make_plan(program, **ends._asdict())
 
 
 def _pictures(feeds: Mapping[str, np.ndarray]) -> int:

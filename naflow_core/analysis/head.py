@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from naflow_core.analysis.embedding import before_embedding
@@ -74,7 +75,8 @@ def find_head(
             raise _no_such("top feature map", top, spatial)
     elif not spatial:
         raise AnalysisError(
-            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}",
+            f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}"
+            + _where_paths_part(program, spine),
             hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
         )
     else:
@@ -85,6 +87,14 @@ def find_head(
             hint="local descriptors are compared where the output is [N, C, ...]; name another --output",
         )
     return Head(begin, chosen, scores, squashed_by, top, scores in spatial)
+
+
+def _where_paths_part(program: Program, spine: Sequence[str]) -> str:
+    """Names the first pair of neighbouring cut vertices with more than one node between them."""
+    for before, after in itertools.pairwise(spine):
+        if len(program.between(before, (after,))) > 1:
+            return f": they part at {before!r} and meet again at {after!r}, which has none"
+    return ""
 
 
 def scores_output(program: Program, output: str | None) -> str:

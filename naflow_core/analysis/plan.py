@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import itertools
@@ -11,6 +12,7 @@ from typing import Literal
 
 import jax
 
+from naflow_core.analysis.batch import refuse_mixing
 from naflow_core.analysis.head import Head, find_head
 from naflow_core.analysis.spine import cut_vertices
 from naflow_core.errors import AnalysisError
@@ -20,6 +22,7 @@ from naflow_core.model.layout import Layout, infer_layouts
 from naflow_core.model.program import Known, Program, Step, Subprogram
 from naflow_core.ops.registry import REALS, Interval
 
+MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
 DEPTHWISE = frozenset({"AveragePool"})
 
 
@@ -38,6 +41,9 @@ class Segment:
         systems: axes that number independent systems in the least-squares solve.
         activation: index (in the plan) of the tensor whose being inside its range means that a neuron of
             `target` is on, or None where every neuron is (for rows = active).
+        scaling: the steps behind `target` that only scale, shift and rearrange it by constants, as a
+            BatchNormalization does; None where there is none, or where it is the rule's business.
+        scales: names of the constants that `scaling` reads.
     """
 
     source: str
@@ -50,6 +56,8 @@ class Segment:
     bounds: Interval
     systems: tuple[int, ...]
     activation: str | None
+    scaling: Subprogram | None = None
+    scales: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Literal["node", "composite"]:
@@ -124,21 +132,19 @@ class Plan:
         return {}
 
     def _find_interior(self, segment: Segment) -> tuple[Segment, ...]:
-        names = [name for step in segment.steps for name in step.outputs if name and name != segment.target]
-        later = self.spine[self.spine.index(segment.target) + 1 :]
-        following = {segment.target: later}
+        end, program = segment.target, self.program
+        # by tensor: what lies on every path from it on, nearest first
+        behind = {end: self.spine[self.spine.index(end) + 1 :]}
         found = []
-        for name in reversed(names):
-            if name in self.program.integers or not self._leads_to(name, segment.target):
+        for name in (name for step in reversed(segment.steps) for name in reversed(step.outputs)):
+            readers = [program.steps[i] for i in program.consumers.get(name, ())]
+            ways = [(out, *behind[out]) for step in readers for out in step.outputs if out in behind]
+            if not ways or name == end or name in program.integers:
                 continue
-            behind = cut_vertices(self.program, name, segment.target)[1:]
-            target = next(other for other in behind if other not in self.program.integers)
-            following[name] = (target, *following[target])
-            found.append(make_segment(self.program, name, target, following[target]))
+            target = next(other for other in ways[0] if all(other in way for way in ways))
+            behind[name] = (target, *behind[target])
+            found.append(make_segment(program, name, target, behind[target]))
         return tuple(found)
-
-    def _leads_to(self, name: str, target: str) -> bool:
-        return target in self.program.shapes and bool(self.program.between(name, (target,)))
 
     def layers(self, wanted: str | Sequence[str]) -> tuple[str, ...]:
         """Tensor names, input side first, for "blocks", "spine", "nodes" or a list of names.
@@ -185,7 +191,31 @@ def make_segment(program: Program, source: str, target: str, following: Sequence
     systems = (0, 1) if _channels_are_independent(program, steps, source, target) else (0,)
     bounds = program.ranges.get(source, REALS)
     activation = _activation_of(program, (target, *following))
-    return Segment(source, target, steps, subprogram, operands, rule, position, bounds, systems, activation)
+    segment = Segment(
+        source, target, steps, subprogram, operands, rule, position, bounds, systems, activation
+    )
+    if rule.function is not None or segment.kind == "composite":
+        return segment
+    scaling, scales = _scaling(program, target, following)
+    return dataclasses.replace(segment, scaling=scaling, scales=scales)
+
+
+def _scaling(
+    program: Program, source: str, following: Sequence[str]
+) -> tuple[Subprogram | None, tuple[str, ...]]:
+    """What lies between a layer's output and the last tensor of which it is a scaled, shifted copy."""
+    end = last = source
+    for name in following:
+        steps = [program.steps[i] for i in program.between(last, (name,))]
+        subprogram, operands = program.extract(last, (name,))
+        rule, _ = _choose_rule(program, tuple(steps), subprogram, last, operands, name, RULES)
+        if len(steps) != 1 or any(program.is_dynamic(operand) for operand in operands):
+            break
+        if rule.name != "affine" and steps[0].node.op_type not in MOVING:
+            break
+        last = name
+        end = name if rule.name == "affine" else end
+    return (None, ()) if end == source else program.extract(source, (end,))
 
 
 def _struct(program: Program, name: str) -> jax.ShapeDtypeStruct:
@@ -259,10 +289,12 @@ def make_plan(
         embedding: a similarity is explained, not a class score.
 
     Raises:
-        AnalysisError: no such output or tensor, or nothing with spatial axes leads to the output.
+        AnalysisError: no such output or tensor, nothing with spatial axes leads to the output, or a node
+            mixes the pictures of a batch.
     """
     layouts = infer_layouts(program)
     head = find_head(program, layouts, output=output, top=top, source=source, embedding=embedding)
+    refuse_mixing(program, head.scores)
     spine = cut_vertices(program, head.source, head.top)
     spine = tuple(name for name in spine if name not in program.integers)
     segments = tuple(

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx.defs
 
+from naflow_core.analysis.cost import TYPICAL_ITERATIONS, Cost, segment_cost, total_cost
+from naflow_core.analysis.coverage import coverage
 from naflow_core.analysis.embedding import HeadDescription, describe_head
 from naflow_core.analysis.head import find_head
 from naflow_core.analysis.plan import Plan, Segment, make_segment
@@ -62,9 +64,14 @@ class CoverageReport:
             is_feature_map=found.is_feature_map,
         )
 
+    def costs(self) -> tuple[Cost, ...]:
+        """Estimated cost of inverting each segment, in order; empty when the model cannot be explained."""
+        return tuple(segment_cost(self.program, s) for s in (self.plan.segments if self.plan else ()))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `naflow inspect --json` prints them."""
         graph, plan, head = self.model.graph, self.plan, self.head
+        costs = self.costs()
         return {
             "model": {
                 "file": self.model.source.name,
@@ -86,7 +93,12 @@ class CoverageReport:
                 for i, name in enumerate(plan.spine if plan else ())
             ],
             "blocks": list(plan.blocks()) if plan else [],
-            "segments": [_segment(i, segment) for i, segment in enumerate(plan.segments if plan else ())],
+            "segments": [
+                {**_segment(i, segment), "cost": cost.to_dict()}
+                for i, (segment, cost) in enumerate(zip(plan.segments if plan else (), costs, strict=True))
+            ],
+            "cost": {**total_cost(costs).to_dict(), "typical_iterations": TYPICAL_ITERATIONS},
+            **coverage(plan),
             "nodes": [self._node(node) for node in graph.nodes],
             "unsupported": [
                 {"node": u.node, "op_type": u.op_type, "reason": u.reason} for u in self.program.unsupported

@@ -23,6 +23,16 @@ def identity_on_retained(y: Array, _site: Site) -> Array:
     return y
 
 
+def _keeps_shape(site: Site) -> bool:
+    return tuple(site.x0.shape) == tuple(site.y0.shape)
+
+
+@register("Max", "Min", kind="mask", applies=_keeps_shape, name="identity-on-retained")
+def identity_where_chosen(y: Array, _site: Site) -> Array:
+    # Max(x, 0) is Relu; where another operand won, the coefficient is zero
+    return y
+
+
 @register("LeakyRelu")
 def leaky_relu_inverse(y: Array, site: Site) -> Array:
     return jnp.where(y >= 0, y, divide(y, site.attributes.get("alpha", 0.01)))

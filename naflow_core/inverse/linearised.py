@@ -1,7 +1,8 @@
 """The inverse of anything that can be linearised: least squares on its Jacobian at the forward activation.
 
 The Jacobian J is never built. The segment is linearised once and transposed once; the solver sees only the
-two products. With `rows` as a 0/1 mask M, right-hand side r = y - (f(x0) - J x0):
+two products. With `rows` as the diagonal of M (0 for an equation that is not kept, else its weight) and the
+right-hand side r = y - (f(x0) - J x0):
 
     x = argmin || M (J x - r) ||^2
 
@@ -9,7 +10,7 @@ of minimum norm (anchor "origin") or nearest to the forward activation (anchor "
 
 Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain
 of the layer in the direction that matters. So it means the same for every layer, and does not change when
-weights are rescaled, as exporters do when they fold a normalisation into a convolution.
+all weights of one are multiplied by a number.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def invert_linearised(
     Args:
         x0: forward activation at the input, [N, ...].
         y: back-propagated feature map at the output, [N, ...].
-        rows: 0/1, shape of y: equations that are kept.
+        rows: shape of y: weight of each equation, 0 for those that are not kept.
         bounds: the preimage stays in this interval; infinite ends for none.
         anchored: True for the solution nearest to `x0`, False for the one of minimum norm.
         systems: axes that number independent systems (batch; channels too for depthwise layers).

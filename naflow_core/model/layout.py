@@ -26,6 +26,7 @@ AXIS_KEEPING = frozenset(
     | {"CenterCropPad", "DynamicQuantizeLinear", "Gather", "GatherElements", "ReverseSequence"}
     | {"ScatterElements", "ScatterND", "TopK", "Trilu"}
 )
+RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
 def infer_layouts(program: Program) -> dict[str, Layout]:
@@ -60,7 +61,7 @@ def _spread(program: Program, step: Step, layouts: dict[str, Layout]) -> None:
     kind = step.node.op_type
     if kind == "Transpose":
         _through_transpose(program, step, layouts)
-    elif kind == "Reshape":
+    elif kind in RESHAPING:
         _through_reshape(program, inputs[0], outputs[0], layouts)
     elif step.operator.pointwise or kind in AXIS_KEEPING or _keeps_reduced_axes(step):
         rank = len(program.shapes[outputs[0]])
@@ -89,20 +90,32 @@ def _through_transpose(program: Program, step: Step, layouts: dict[str, Layout])
 
 
 def _through_reshape(program: Program, source: str, target: str, layouts: dict[str, Layout]) -> None:
-    """Follow trailing spatial axes through a Reshape that only regroups the channels before them."""
+    """Follow spatial axes through a node that keeps the order of the elements.
+
+    They can be followed where only the channels before them are regrouped, and where only axes of length 1
+    come, go or move (Keras' 1-D convolutions, and the channel axis of one-channel inputs).
+    """
     for known, other in ((source, target), (target, source)):
         if known not in layouts or other in layouts:
             continue
-        shape, other_shape = program.shapes[known], program.shapes[other]
-        count = len(layouts[known])
-        trailing = layouts[known] == tuple(range(len(shape) - count, len(shape)))
-        if (
-            trailing
-            and len(other_shape) > count + 1
-            and shape[-count:] == other_shape[-count:]
-            and (shape[0] == other_shape[0])
-        ):
+        shape, other_shape, layout = program.shapes[known], program.shapes[other], layouts[known]
+        if not shape or not other_shape or shape[0] != other_shape[0]:
+            continue
+        count = len(layout)
+        trailing = layout == tuple(range(len(shape) - count, len(shape)))
+        if trailing and len(other_shape) > count + 1 and shape[-count:] == other_shape[-count:]:
             _assume(layouts, other, tuple(range(len(other_shape) - count, len(other_shape))))
+        elif len(other_shape) <= len(shape):  # which of more axes are spatial, another node must tell
+            _assume(layouts, other, _without_ones(shape, other_shape, layout))
+
+
+def _without_ones(shape: tuple[int, ...], other: tuple[int, ...], layout: Layout) -> Layout:
+    """Spatial axes of `other`, if the two shapes are equal but for axes of length 1; else none."""
+    axes = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
+    other_axes = [axis for axis in range(1, len(other)) if other[axis] > 1]
+    if [shape[axis] for axis in axes] != [other[axis] for axis in other_axes]:
+        return ()
+    return tuple(there for here, there in zip(axes, other_axes, strict=True) if here in layout)
 
 
 def positions(shape: tuple[int, ...], layout: Layout) -> int:

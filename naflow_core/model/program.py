@@ -173,7 +173,8 @@ class Program:
         """
         reached = {source}
         path = []
-        for i in self.needed(targets, source):
+        behind = self.producer.get(source, -1)  # what comes before the source does not depend on it
+        for i in self._needed(targets, source, behind + 1):
             if any(s in reached for s in self.steps[i].sources if isinstance(s, str)):
                 passed = [name for name in self.steps[i].outputs if self.passes_on(source, name)]
                 reached.update(passed)
@@ -190,9 +191,13 @@ class Program:
 
     def needed(self, targets: Iterable[str], source: str = "") -> tuple[int, ...]:
         """Positions of the steps that make `targets`, in order; `source` counts as given."""
+        return self._needed(targets, source, 0)
+
+    def _needed(self, targets: Iterable[str], source: str, first: int) -> tuple[int, ...]:
         wanted = set(targets)
+        last = max((self.producer.get(name, -1) for name in wanted), default=-1)
         found = []
-        for i in range(len(self.steps) - 1, -1, -1):
+        for i in range(last, first - 1, -1):
             if any(name in wanted for name in self.steps[i].outputs if name):
                 found.append(i)
                 wanted.update(s for s in self.steps[i].sources if isinstance(s, str) and s != source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -15,9 +16,10 @@ from google.rpc import status_pb2
 from naflow.v1 import explanation_pb2 as ex
 from naflow_server import convert
 from naflow_server.calls import Call
-from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Header, Summary
+from naflow_server.engine.types import Code, EngineError, ExplainRequest, Header, Summary
 from naflow_server.errors import status_of, unexpected_status
 from naflow_server.metrics import Metrics
+from naflow_server.references import Events, References
 
 LOG = logging.getLogger(__name__)
 WAITING_MESSAGES = 2
@@ -26,7 +28,7 @@ WAITING_MESSAGES = 2
 class Explains(Protocol):
     """What is needed of the engine here."""
 
-    def explain(self, request: ExplainRequest) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
+    def explain(self, request: ExplainRequest) -> AbstractAsyncContextManager[Events]:
         """Admit a request; leaving the context cancels it.
 
         Raises:
@@ -55,6 +57,7 @@ class Answers:
     ) -> None:
         self._engine, self._metrics, self._closing = engine, metrics, closing
         self._side_by_side, self._default_deadline = side_by_side, default_deadline
+        self._references = References()
 
     async def one(
         self, message: ex.ExplainRequest, call: Call, request_id: str
@@ -67,10 +70,16 @@ class Answers:
         model, code = "", "CANCELLED"
         self._metrics.explaining.inc()
         began = time.monotonic()
+        asked = {"naflow.request_id": request_id, "naflow.model": message.model_name[:128]}
+        trace = call.span and call.span.child("explanation", asked)
         try:
             request = convert.explain_request(message, request_id, self._deadline(call))
+            request = dataclasses.replace(request, trace=trace)
             answer = convert.Answer(request, message.top_k)
-            async with self._engine.explain(request) as events:
+            async with (
+                self._engine.explain(request) as computed,
+                self._references.beside(computed, request, message.reference_prediction) as events,
+            ):
                 async for event in events:
                     if isinstance(event, Header):
                         model = event.model
@@ -88,6 +97,8 @@ class Answers:
         finally:
             self._metrics.explaining.dec()
             self._metrics.ended(model, code)
+            if trace is not None:
+                trace.end(code)
             facts = {"request_id": request_id, "call_id": call.id, "model": message.model_name[:128]}
             LOG.info(
                 "explanation", extra={**facts, "code": code, "seconds": round(time.monotonic() - began, 6)}

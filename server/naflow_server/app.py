@@ -8,7 +8,6 @@ import ipaddress
 import logging
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -20,28 +19,44 @@ from naflow.v1 import (
     explanation_pb2_grpc,
     model_repository_pb2,
     model_repository_pb2_grpc,
+    reference_bank_pb2,
+    reference_bank_pb2_grpc,
 )
 from naflow_server import logs
 from naflow_server.answers import Answers, Explains
 from naflow_server.auth import Tokens
 from naflow_server.calls import Calls
-from naflow_server.engine.engine import Engine, Statistics
-from naflow_server.engine.types import EngineError, ModelInfo
-from naflow_server.health import Health
+from naflow_server.certificates import Certificates
+from naflow_server.engine.banks import Banks
+from naflow_server.engine.engine import Engine
+from naflow_server.engine.types import EngineError, ModelInfo, Statistics
+from naflow_server.health import SERVING, Health
 from naflow_server.metrics import Metrics, MetricsEndpoint
-from naflow_server.service import ExplanationService, ModelRepositoryService, Repository
+from naflow_server.service import (
+    ExplanationService,
+    ModelRepositoryService,
+    ReferenceBankService,
+    Repository,
+)
 from naflow_server.settings import SecuritySettings, Settings, SettingsError
+from naflow_server.tracing import Tracing, tracing_from_environment
 
 LOG = logging.getLogger(__name__)
 SERVICES = (
     explanation_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name,
     model_repository_pb2.DESCRIPTOR.services_by_name["ModelRepositoryService"].full_name,
+    reference_bank_pb2.DESCRIPTOR.services_by_name["ReferenceBankService"].full_name,
 )
 LAST_SECONDS = 2.0  # for ended calls to leave
+TRACES_SECONDS = 5.0  # for the last spans
 
 
 class Runs(Explains, Repository, Protocol):
     """What is needed of the engine."""
+
+    @property
+    def banks(self) -> Banks:
+        """The reference banks."""
 
     async def start(self) -> None:
         """Begin to load models; requests are taken from now on."""
@@ -71,15 +86,15 @@ class Server:
         health: as clients see it.
     """
 
-    def __init__(self, settings: Settings, engine: Runs) -> None:
-        self.settings, self.engine = settings, engine
+    def __init__(self, settings: Settings, engine: Runs, tracing: Tracing | None = None) -> None:
+        self.settings, self.engine, self._tracing = settings, engine, tracing
         self.metrics = Metrics()
         self.health = Health((*SERVICES, "grpc.health.v1.Health"))
         self.port = 0
         self._endpoint: MetricsEndpoint | None = None
         limits = settings.limits
         tokens = Tokens(settings.security)
-        self._calls = Calls(tokens, limits.calls, self.metrics)
+        self._calls = Calls(tokens, limits.calls, self.metrics, tracing)
         answers = Answers(
             engine, self.metrics, limits.stream_requests, limits.deadline_seconds, self._calls.closing
         )
@@ -90,13 +105,15 @@ class Server:
         model_repository_pb2_grpc.add_ModelRepositoryServiceServicer_to_server(
             ModelRepositoryService(engine), self._grpc
         )
+        reference_bank_pb2_grpc.add_ReferenceBankServiceServicer_to_server(
+            ReferenceBankService(engine.banks), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._grpc)
         if settings.server.reflection:
             names = (*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._grpc)
-        plain = settings.security.tls_certificate is None
-        if tokens.required and plain and not _loopback(settings.server.host):
-            LOG.warning("bearer tokens travel unencrypted: set security.tls_certificate and tls_key")
+        if not _loopback(settings.server.host):
+            _warn(settings.security, tokens.required)
 
     @property
     def metrics_port(self) -> int | None:
@@ -104,7 +121,7 @@ class Server:
         return self._endpoint.port if self._endpoint else None
 
     async def start(self) -> None:
-        """Listen at once, as NOT_SERVING until the engine is ready.
+        """Listen as soon as the engine knows its models, as NOT_SERVING until they are loaded.
 
         Raises:
             SettingsError: an address or a certificate that cannot be used.
@@ -114,13 +131,12 @@ class Server:
         self.port = _listen(self._grpc, address, self.settings.security)
         if server.metrics_port is not None:
             try:
-                self._endpoint = self.metrics.serve(server.metrics_host, server.metrics_port)
+                self._endpoint = self.metrics.serve(
+                    server.metrics_host, server.metrics_port, lambda: self.health.status("") == SERVING
+                )
             except OSError as error:
                 where = f"{server.metrics_host}:{server.metrics_port} cannot be used"
                 raise SettingsError(f"server.metrics_port: {where}: {error.strerror}") from error
-        await self._grpc.start()
-        facts = {"host": server.host, "port": self.port, "metrics_port": self.metrics_port}
-        LOG.info("listening", extra={**facts, "tls": self.settings.security.tls_certificate is not None})
         self.engine.on_state_change(self.health.set_model)
         try:
             await self.engine.start()
@@ -129,6 +145,10 @@ class Server:
         self.metrics.read_from(self.engine.statistics)
         for model in self.engine.list():
             self.health.set_model(model)
+        # Not before the models are known: NOT_FOUND would be final for a request that comes during a restart.
+        await self._grpc.start()
+        facts = {"host": server.host, "port": self.port, "metrics_port": self.metrics_port}
+        LOG.info("listening", extra={**facts, "tls": self.settings.security.tls_certificate is not None})
         await self.engine.loaded()
         self.health.start()
         LOG.info("serving", extra={"models": [model.name for model in self.engine.list() if model.ready]})
@@ -146,7 +166,8 @@ class Server:
         LOG.info("stopping", extra={"grace_seconds": server.grace_seconds})
         stopped = asyncio.create_task(self._grpc.stop(server.grace_seconds + 2 * LAST_SECONDS))
         self.health.end_watches()
-        await _first(hurry.wait(), self._calls.wait_idle(server.grace_seconds))
+        # Not until none is open: calls that are on their way in come after such a moment and have their time.
+        await _first(hurry.wait(), asyncio.wait({stopped}, timeout=server.grace_seconds))
         if ended := self._calls.evict():
             LOG.warning("calls ended with UNAVAILABLE", extra={"calls": ended})
             await self._calls.wait_idle(LAST_SECONDS)
@@ -155,6 +176,8 @@ class Server:
         await self.engine.stop(LAST_SECONDS)
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.close)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close, TRACES_SECONDS)
         LOG.info("stopped")
 
 
@@ -178,7 +201,7 @@ async def _serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    server = Server(settings, Engine(settings))
+    server = Server(settings, Engine(settings), tracing_from_environment())
     starting = asyncio.create_task(server.start())
     await _first(asked.wait(), asyncio.shield(starting))
     if starting.done():
@@ -193,27 +216,21 @@ async def _serve(settings: Settings) -> int:
 
 def _listen(server: grpc.aio.Server, address: str, security: SecuritySettings) -> int:
     try:
-        if security.tls_certificate is None or security.tls_key is None:
+        if security.tls_certificate is None:
             return server.add_insecure_port(address)
-        credentials = grpc.ssl_server_credentials(
-            [(_pem(security.tls_key, "tls_key"), _pem(security.tls_certificate, "tls_certificate"))],
-            root_certificates=_pem(security.client_ca, "client_ca") if security.client_ca else None,
-            require_client_auth=security.client_ca is not None,
-        )
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, Certificates(security).credentials())
     except RuntimeError as error:
-        hint = "is the port taken, is the host one of this machine's, do key and certificate match?"
+        hint = "is the port taken, is the host one of this machine's?"
         raise SettingsError(f"server.host, server.port: cannot listen on {address}; {hint}") from error
 
 
-def _pem(path: Path, field: str) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"security.{field} {str(path)!r} cannot be read: {error.strerror}") from error
-    if b"-----BEGIN " not in content:
-        raise SettingsError(f"security.{field} {str(path)!r} is not a PEM file")
-    return content
+def _warn(security: SecuritySettings, tokens: bool) -> None:
+    """What is left open on a server that others can reach."""
+    if security.tls_certificate is None:
+        travels = "bearer tokens travel" if tokens else "everything travels"
+        LOG.warning("%s unencrypted: set security.tls_certificate and tls_key", travels)
+    if not tokens and security.client_ca is None:
+        LOG.warning("everybody who reaches the port may call: set security.tokens_file or client_ca")
 
 
 def _options(message_bytes: int) -> list[tuple[str, int]]:

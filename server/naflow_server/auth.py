@@ -26,6 +26,7 @@ class Tokens:
         self._file = settings.tokens_file
         self._stamp: tuple[int, int, int] | None = None
         self._read: list[bytes] = []
+        self._complaint = ""
         if self._file is not None:
             try:
                 self._reload(self._file)
@@ -53,10 +54,14 @@ class Tokens:
     def _refresh(self) -> None:
         if self._file is None:
             return
+        complaint = ""
         try:
             self._reload(self._file)
         except (OSError, ValueError) as error:
-            LOG.warning("tokens file cannot be read, the last tokens stay", extra={"reason": _reason(error)})
+            complaint = _reason(error)
+            if complaint != self._complaint:  # once, not for every call
+                LOG.error("tokens file cannot be read, the last tokens stay", extra={"reason": complaint})
+        self._complaint = complaint
 
     def _reload(self, path: Path) -> None:
         status = path.stat()

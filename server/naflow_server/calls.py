@@ -21,6 +21,7 @@ from naflow_server.convert import LONGEST_ID
 from naflow_server.engine.types import Code, EngineError
 from naflow_server.errors import CODES, abort, plain_status, status_of, unexpected_status
 from naflow_server.metrics import Metrics
+from naflow_server.tracing import Trace, Tracing, end_call
 
 LOG = logging.getLogger(__name__)
 ID_KEY = "x-request-id"
@@ -37,6 +38,7 @@ class Call:
         id: the caller's x-request-id, or one made here; returned in the trailing metadata.
         deadline: in `time.monotonic()` seconds, or None.
         evicted: whether the server ends it because it stops.
+        span: of the call, or None where it is not traced.
     """
 
     rpc: str
@@ -47,6 +49,7 @@ class Call:
     began: float = field(default_factory=time.monotonic)
     code: grpc.StatusCode = grpc.StatusCode.OK
     evicted: bool = False
+    span: Trace | None = None
 
 
 CURRENT: ContextVar[Call] = ContextVar("call")  # the call that a servicer method is in
@@ -66,8 +69,8 @@ class Calls(grpc.aio.ServerInterceptor):
         closing: set when no new work is taken: open ExplainStream calls read no further requests.
     """
 
-    def __init__(self, tokens: Tokens, most: int, metrics: Metrics) -> None:
-        self._tokens, self._most, self._metrics = tokens, most, metrics
+    def __init__(self, tokens: Tokens, most: int, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self._tokens, self._most, self._metrics, self._tracing = tokens, most, metrics, tracing
         self._open: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -129,6 +132,9 @@ class Calls(grpc.aio.ServerInterceptor):
 
         async def refuse(_: Any, context: grpc.aio.ServicerContext) -> None:
             self._metrics.call(rpc, name, 0.0)
+            end_call(self._span(rpc, call_id, context), name, status.code)
+            facts = {"rpc": rpc, "request_id": call_id, "code": name, "peer": context.peer()}
+            LOG.info("call refused", extra=facts)
             await abort(context, status, ((ID_KEY, call_id),))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -148,7 +154,13 @@ class Calls(grpc.aio.ServerInterceptor):
                     return await behaviour(checked, context)
                 # Writing here, not yielding, lets a cancelled call close the generator at once.
                 async with contextlib.aclosing(behaviour(checked, context)) as responses:
+                    begun = False
                     async for response in responses:
+                        if not begun:
+                            # On their own: headers that still wait with the first message to be taken would
+                            # keep a status out.
+                            begun = True
+                            await context.send_initial_metadata(())
                         await context.write(response)
             return None
 
@@ -170,6 +182,7 @@ class Calls(grpc.aio.ServerInterceptor):
         left = context.time_remaining()
         deadline = None if left is None else time.monotonic() + left
         call = Call(rpc, call_id, context.peer(), deadline, task)
+        call.span = self._span(rpc, call_id, context)
         self._open.add(call)
         self._idle.clear()
         self._metrics.open_calls.set(len(self._open))
@@ -200,6 +213,11 @@ class Calls(grpc.aio.ServerInterceptor):
         finally:
             self._left(call)
 
+    def _span(self, rpc: str, call_id: str, context: grpc.aio.ServicerContext) -> Trace | None:
+        if self._tracing is None:
+            return None
+        return self._tracing.call(rpc, dict(context.invocation_metadata()), call_id)
+
     def _left(self, call: Call) -> None:
         self._open.discard(call)
         if not self._open:
@@ -207,6 +225,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._metrics.open_calls.set(len(self._open))
         seconds = time.monotonic() - call.began
         self._metrics.call(call.rpc, call.code.name, seconds)
+        end_call(call.span, call.code.name, call.code.value[0])
         LOG.info(
             "call",
             extra={

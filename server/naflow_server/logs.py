@@ -34,8 +34,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with a traceback below it where there is one."""
-        extra = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        line = f"{self.formatTime(record)} {record.levelname.lower()} {record.getMessage()}{extra}"
+        extra = "".join(f" {key}={_plain(str(value))}" for key, value in _extra(record).items())
+        line = f"{self.formatTime(record)} {record.levelname.lower()} {_plain(record.getMessage())}{extra}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -48,8 +48,14 @@ def configure(level: str, form: Literal["json", "text"]) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
+    logging.captureWarnings(True)  # libraries' warnings are lines like the others
     logging.getLogger("naflow_server").setLevel(level.upper())
     logging.getLogger("naflow_core").setLevel(level.upper())
+
+
+def _plain(text: str) -> str:
+    """Without line breaks and other signs that could pass for another line, or move a terminal's cursor."""
+    return text if text.isprintable() else repr(text)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -1,19 +1,21 @@
-"""Prometheus metrics, on their own port."""
+"""Prometheus metrics, on their own port; whether the server is ready, for probes that only know HTTP."""
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from naflow_server.engine.engine import Statistics
-from naflow_server.engine.types import Event, LayerFailure, LayerFlow, Summary
+from naflow_server.engine.types import Event, LayerFailure, LayerFlow, Statistics, Summary
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PICTURES = (1, 2, 4, 8, 16, 32, 64)
@@ -91,20 +93,48 @@ class Metrics:
         """Ask the engine for its numbers at each scrape."""
         self.registry.register(_EngineNumbers(statistics))
 
-    def serve(self, host: str, port: int) -> MetricsEndpoint:
-        """Answer scrapes over HTTP.
+    def serve(self, host: str, port: int, ready: Callable[[], bool]) -> MetricsEndpoint:
+        """Answer GET /metrics, and GET /ready with 200 or 503, over HTTP.
 
         Raises:
             OSError: the address cannot be listened on.
         """
-        return MetricsEndpoint(*start_http_server(port, host, self.registry))
+        metrics = make_wsgi_app(self.registry)
+
+        def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+            match environment["PATH_INFO"]:
+                case "/metrics":
+                    return metrics(environment, start)
+                case "/ready":
+                    status, text = ("200 OK", b"ready\n") if ready() else ("503 Not Ready", b"not ready\n")
+                case _:
+                    status, text = "404 Not Found", b"/metrics, /ready\n"
+            start(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+            return [text]
+
+        return MetricsEndpoint(host, port, answer)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # a client that sends nothing holds its thread no longer
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Requests are not logged."""
 
 
 class MetricsEndpoint:
     """The listening endpoint."""
 
-    def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
-        self._server, self._thread = server, thread
+    def __init__(self, host: str, port: int, answer: Callable[..., Iterable[bytes]]) -> None:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+
+        class Listener(ThreadingMixIn, WSGIServer):
+            address_family = family
+            daemon_threads = True
+
+        self._server = make_server(host, port, answer, Listener, _Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="naflow-metrics", daemon=True)
+        self._thread.start()
 
     @property
     def port(self) -> int:
@@ -146,4 +176,11 @@ class _EngineNumbers:
                 "naflow_compilation_cache_hits", "Programs taken from the cache folder", now.cache_hits
             ),
             CounterMetricFamily("naflow_compilation_seconds", "Time spent compiling", now.compile_seconds),
+            GaugeMetricFamily("naflow_programs_held", "Compiled programs in memory", now.programs_held),
+            CounterMetricFamily(
+                "naflow_program_drops", "Times that all programs were dropped", now.program_drops
+            ),
+            GaugeMetricFamily("naflow_banks", "Reference banks", now.banks),
+            GaugeMetricFamily("naflow_bank_embeddings", "Embeddings in all banks", now.bank_embeddings),
+            GaugeMetricFamily("naflow_bank_bytes", "Size of all banks on disk", now.bank_bytes),
         ]

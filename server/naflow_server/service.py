@@ -11,11 +11,13 @@ import grpc
 
 import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
-from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc
+from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc, reference_bank_pb2_grpc
 from naflow.v1 import model_repository_pb2 as repo
+from naflow.v1 import reference_bank_pb2 as rb
 from naflow_server import convert
 from naflow_server.answers import Answers
 from naflow_server.calls import CURRENT
+from naflow_server.engine.banks import Banks
 from naflow_server.engine.repository.upload import Upload
 from naflow_server.engine.types import EngineError, ModelInfo
 
@@ -120,6 +122,34 @@ class ModelRepositoryService(model_repository_pb2_grpc.ModelRepositoryServiceSer
             version = await upload.finish()
         info = await _loaded(self._repository, start["name"])
         return repo.UploadModelResponse(model=convert.model_status(info), model_version=version)
+
+
+class ReferenceBankService(reference_bank_pb2_grpc.ReferenceBankServiceServicer):
+    """naflow.v1.ReferenceBankService."""
+
+    def __init__(self, banks: Banks) -> None:
+        self._banks = banks
+
+    async def CreateBank(self, request: rb.CreateBankRequest, context: Context) -> rb.CreateBankResponse:
+        info = await self._banks.create(
+            request.bank_name, request.dimension, request.model_sha256, request.bank_id
+        )
+        return rb.CreateBankResponse(bank=convert.bank_status(info))
+
+    async def AppendReferences(
+        self, request: rb.AppendReferencesRequest, context: Context
+    ) -> rb.AppendReferencesResponse:
+        return convert.append_response(await self._banks.append(**convert.append_arguments(request)))
+
+    async def ListBanks(self, request: rb.ListBanksRequest, context: Context) -> rb.ListBanksResponse:
+        return rb.ListBanksResponse(banks=map(convert.bank_status, self._banks.list()))
+
+    async def GetBank(self, request: rb.GetBankRequest, context: Context) -> rb.GetBankResponse:
+        return rb.GetBankResponse(bank=convert.bank_status(self._banks.get(request.bank_name)))
+
+    async def DeleteBank(self, request: rb.DeleteBankRequest, context: Context) -> rb.DeleteBankResponse:
+        await self._banks.delete(request.bank_name, request.bank_id, allow_missing=request.allow_missing)
+        return rb.DeleteBankResponse()
 
 
 def _version_of(facts: Mapping[str, Any], model: str, repository: Repository) -> str:

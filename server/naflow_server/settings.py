@@ -110,7 +110,7 @@ class LimitSettings(Section):
         events: finished events that wait for one reader before its computation pauses.
         stalled_seconds: how long a reader may take no event before its request is ended; no limit when None.
         deadline_seconds: for requests that bring none; no limit when None.
-        progress_seconds: at most this long between two events of a stream.
+        progress_seconds: at most this long between two events of a stream; clients count on 15.
     """
 
     message_bytes: PositiveInt = 64 * MIB
@@ -124,7 +124,7 @@ class LimitSettings(Section):
     events: Annotated[int, Field(ge=2, le=64)] = 3
     stalled_seconds: PositiveFloat | None = 300.0
     deadline_seconds: PositiveFloat | None = 600.0
-    progress_seconds: PositiveFloat = 10.0
+    progress_seconds: Annotated[float, Field(gt=0, le=15)] = 10.0
 
 
 class ModelLimitSettings(Section):
@@ -151,15 +151,19 @@ class BatchingSettings(Section):
     """Sharing one computation between requests of one model, shape and method.
 
     Attributes:
-        pictures: in one batch at most; 1 switches batching off. It helps on accelerators; on CPUs a batch
-            takes as long as its parts. A batch rounds differently from its parts: maps agree to 1e-5 on
-            small networks, to 3e-4 of their largest value on a ResNet-20. A model's max_batch_size in
-            config.pbtxt lowers it.
+        pictures: in one batch at most; 1 switches batching off. A model's max_batch_size in config.pbtxt
+            lowers it.
         window_seconds: how long the first request of a batch waits for others.
+        together: whether the pictures of a batch share each kernel call. That is what makes a batch fast on
+            an accelerator, but sums are then added in another order, and the inverses amplify that: maps
+            differ from unbatched ones by up to about 1e-3 of their largest value. If not, each layer is
+            computed for one picture after the other, with unbatched results to the last bit. None: together
+            on accelerators only.
     """
 
     pictures: PositiveInt = 1
     window_seconds: Annotated[float, Field(ge=0, le=1)] = 0.003
+    together: bool | None = None
 
 
 class UploadSettings(Section):
@@ -218,16 +222,41 @@ class RepositorySettings(Section):
     upload: UploadSettings = UploadSettings()
 
 
+class BankSettings(Section):
+    """Banks of reference embeddings that clients make and fill.
+
+    Attributes:
+        path: folder that keeps them, of this server alone; no banks when None.
+        banks: at most so many.
+        embeddings: in one bank.
+        dimension: largest embedding, in numbers.
+        append_bytes: embeddings of one append, and its labels.
+        total_bytes: of all banks on disk.
+    """
+
+    path: Path | None = None
+    banks: PositiveInt = 64
+    embeddings: PositiveInt = 1_000_000
+    dimension: PositiveInt = 16_384
+    append_bytes: Annotated[int, Field(ge=1, le=256 * MIB)] = 16 * MIB
+    total_bytes: PositiveInt = 8 * GIB
+
+
 class CompilationSettings(Section):
     """Compiled programs.
 
     Attributes:
-        cache: folder where they are kept between runs; not kept when None.
+        cache: folder where they are kept between runs; not kept when None. Nobody else may be able to write
+            there: what it holds is executed.
         cache_bytes: at most this much there; the least recently used go first.
+        programs: held in memory by all models together. When there are more, all are dropped between two
+            turns; those still needed come back from the cache folder, or are compiled again without one. No
+            limit when None.
     """
 
     cache: Path | None = None
     cache_bytes: PositiveInt = 4 * GIB
+    programs: PositiveInt | None = 1000
 
 
 class Settings(BaseSettings):
@@ -241,6 +270,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     repository: RepositorySettings = RepositorySettings()
+    banks: BankSettings = BankSettings()
     compilation: CompilationSettings = CompilationSettings()
 
     @classmethod

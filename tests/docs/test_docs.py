@@ -32,7 +32,7 @@ DOCUMENTS = [
     ROOT / "examples" / "contrastive_digits" / "README.md",
     ROOT / "clients" / "python" / "README.md",
     ROOT / "clients" / "node" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 RUNNABLE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LOCAL = "localhost:8001"
@@ -123,10 +123,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the demo network under the name `model`."""
+    """A server with the demo network under the name `model`, and with banks."""
     models = tmp_path_factory.mktemp("models")
     install(models, "model", (DEMO / "digits_in_clutter.onnx").read_bytes())
-    with running(settings(repository={"path": models}), Engine) as server:
+    banks = {"path": tmp_path_factory.mktemp("banks")}
+    with running(settings(repository={"path": models}, banks=banks), Engine) as server:
         yield server.address
 
 

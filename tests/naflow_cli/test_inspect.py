@@ -12,12 +12,14 @@ import onnx
 import pytest
 from onnx import helper
 
+from naflow_cli.inspect import short
 from support.command_line import DEMO_MODEL, naflow, naflow_process
 from support.onnx_graphs import make_model
 from support.shapes_of_json import OneOf, mismatches
 
 SPEC = {"name": str, "dtype": str, "shape": OneOf(None, [OneOf(int, str, None)])}
 CLASS = OneOf("exact", "least_squares", "mask", "passthrough")
+COST = {"jacobian_multiply_adds": int, "solve_multiply_adds": int, "memory_bytes": int}
 REPORT = {
     "model": {"sha256": str, "opset": dict, "ir_version": int, "producer": str},
     "inputs": [SPEC],
@@ -33,8 +35,13 @@ REPORT = {
             "class": CLASS,
             "input": str,
             "output": str,
+            "cost": COST,
         }
     ],
+    "cost": {**COST, "typical_iterations": int},
+    "flows": {"blocks": int, "spine": int, "nodes": int},
+    "without_flow": [{"reason": str, "tensors": [str]}],
+    "notes": [str],
     "nodes": [
         {
             "name": str,
@@ -93,6 +100,29 @@ def test_spine_and_segments_fit_together() -> None:
     assert by_operator["Conv"] == ("least-squares", "least_squares")
     assert by_operator["Relu"][1] == "mask"
     assert by_operator["MaxPool"][1] == by_operator["BatchNormalization"][1] == "exact"
+
+
+def test_cost_and_coverage_are_told_before_anything_runs() -> None:
+    report = naflow("inspect", DEMO_MODEL, "--json").json
+    convolution = next(s for s in report["segments"] if s["output"] == "widen_conv")
+    assert convolution["cost"]["jacobian_multiply_adds"] == 32 * 32 * 32 * 16 * 9
+    total = sum(segment["cost"]["solve_multiply_adds"] for segment in report["segments"])
+    assert report["cost"]["solve_multiply_adds"] == total
+    assert report["flows"] == {"blocks": 8, "spine": 18, "nodes": 23}
+    assert [group["tensors"] for group in report["without_flow"]] == [["pooled", "features", "logits"]]
+    table = " ".join(naflow("inspect", DEMO_MODEL).stdout.split())
+    assert "8 blocks, 18 spine, 23 nodes" in table
+    assert f"{short(total)} multiply-adds" in table
+    assert "4.72 M" in table
+    assert "no flow: pooled, features, logits: lies behind the top feature map" in table
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0"), (950, "950"), (999.6, "1 k"), (12_345, "12.3 k"), (4.56e9, "4.56 G"), (2e16, "20 P")],
+)
+def test_counts_are_shown_in_three_digits(count: float, shown: str) -> None:
+    assert short(count) == shown
 
 
 def test_table_names_layers_and_rules() -> None:

@@ -1,4 +1,4 @@
-"""Abandonment by mass does not depend on how a network was written down: one-to-one layers add nothing."""
+"""Neither abandonment nor solves depend on how a network was written down: one-to-one layers add nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import naflow_core as nf
+from naflow_core.analysis.plan import Segment, make_plan
+from support.blocks import Net
 
 SIZE = 6
 
@@ -78,19 +80,61 @@ def test_transposing_changes_no_flow(damping):
         np.testing.assert_allclose(other[tensor], plain[tensor], atol=1e-4 * plain[tensor].max())
 
 
-def test_folding_a_normalisation_changes_no_flow():
-    method = nf.Method(damping=0.0, tolerance=1e-6, max_iterations=2000)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"damping": 0.0},
+        {"damping": 0.3},
+        {"damping": 0.3, "rows": "all"},
+        {"rows": "active", "feasible": False},
+    ],
+    ids=str,
+)
+def test_folding_a_normalisation_changes_no_flow(options):
+    """With damping, or more equations than unknowns, rows of other scales would weigh otherwise."""
+    method = nf.Method(**options, tolerance=1e-6, max_iterations=2000)
     plain = flows(method, folded=True, channels_last=False)
     other = flows(method, folded=False, channels_last=False)
     for tensor in ("x", "r1", "c2", "r2"):
         np.testing.assert_allclose(other[tensor], plain[tensor], atol=1e-3 * plain[tensor].max())
 
 
-def test_damping_weighs_folded_channels_only_slightly_otherwise():
-    plain = flows(nf.Method(), folded=True, channels_last=False)
-    other = flows(nf.Method(), folded=False, channels_last=False)
-    for tensor in ("x", "r1", "c2", "r2"):
-        assert np.corrcoef(plain[tensor].ravel(), other[tensor].ravel())[0, 1] > 0.99
+@pytest.mark.parametrize(
+    ("behind", "read"),
+    [
+        (["BatchNormalization"], "Relu"),
+        (["Transpose", "Mul", "Add"], "Relu"),
+        (["Add", "BatchNormalization", "Cast"], "Clip"),
+    ],
+)
+def test_what_only_scales_a_layer_weighs_its_equations(behind, read):
+    """The scaling reaches to the last step that scales, whatever else stands between."""
+    segment = first_convolution([*behind, read])
+    assert segment.scaling is not None
+    found = [instruction.operator.op_type for instruction in segment.scaling.instructions]
+    assert found == [op for op in behind if op != "Cast"]
+
+
+@pytest.mark.parametrize(
+    "behind", [["Relu", "BatchNormalization"], ["Transpose", "Relu"], ["Sigmoid", "Mul"]]
+)
+def test_nothing_else_does(behind):
+    assert first_convolution(behind).scaling is None
+
+
+def first_convolution(behind: list[str]) -> Segment:
+    """The first segment of a network in which these operators follow a convolution."""
+    net, made = Net(), "c1"
+    net.conv("x", "c1", 3, 4)
+    vectors = [net.constant(f"v{i}", np.float32([1, 2, 3, 4])) for i in range(4)]
+    two = [net.constant("two", np.float32(2))]
+    operands = {"BatchNormalization": vectors, "Mul": two, "Add": two}
+    attributes = {"Transpose": {"perm": [0, 2, 3, 1]}, "Cast": {"to": TensorProto.FLOAT}}
+    for i, op in enumerate(behind):
+        made = net.add(op, [made, *operands.get(op, [])], f"t{i}", **attributes.get(op, {}))
+    net.dense(net.add("Flatten", [made], "f"), "y", 4 * 25, 3)
+    program = nf.load(net.model(1)).program({"x": (1, 3, 5, 5)})
+    return make_plan(program, top=made).segments[0]
 
 
 def test_choosing_anew_at_every_tensor_does_depend_on_them():

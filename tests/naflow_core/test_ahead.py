@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
 
@@ -49,7 +50,7 @@ def test_what_is_compiled_is_not_compiled_again(monkeypatch, nothing_compiled):
     made = set(ahead._compiled)
     assert made
     compiled: list[object] = []
-    monkeypatch.setattr(ahead, "_compile", lambda key, _call: compiled.append(key))
+    monkeypatch.setattr(ahead, "_compile", lambda key, *_: compiled.append(key))
     explain()
     assert compiled == []
 
@@ -61,9 +62,19 @@ def test_an_abandoned_explanation_leaves_no_thread(nothing_compiled):
 
 
 def test_a_failure_while_compiling_reaches_the_caller(monkeypatch, nothing_compiled):
-    def fail(_key, _call):
+    def fail(*_):
         raise RuntimeError("no compiler today")
 
     monkeypatch.setattr(ahead, "_compile", fail)
     with pytest.raises(RuntimeError, match="no compiler today"):
         explain()
+
+
+def test_programs_are_for_the_callers_device(nothing_compiled):
+    device = jax.devices()[0]
+    with jax.default_device(device):
+        explain()
+    chosen = set(ahead._compiled)
+    assert {key[0] for key in chosen} == {device}
+    explain()
+    assert {key[0] for key in ahead._compiled - chosen} == {None}

@@ -9,7 +9,7 @@ import pytest
 
 import naflow_core as nf
 from support import replicas
-from support.blocks import SPINE, network, picture
+from support.blocks import SPINE, as_analysed, network, picture, spine_of
 from support.replicas import Options
 
 load = functools.cache(lambda name: nf.load(network(name)))
@@ -45,10 +45,12 @@ def method(options: Options) -> nf.Method:
 def test_flows_equal_the_dense_cascade(name, case):
     options, x = CASES[case], picture(1)
     explanation = load(name).explain(x, method=method(options), layers="spine")
-    assert explanation.plan.spine == SPINE
-    expected = replicas.cascade(network(name), x, SPINE, "y", int(explanation.prediction.target[0]), options)
+    spine = spine_of(name)
+    assert explanation.plan.spine == spine
+    target = int(explanation.prediction.target[0])
+    expected = replicas.cascade(as_analysed(name), x, spine, "y", target, options)
     flows = {flow.tensor: flow for flow in explanation}
-    assert set(flows) == set(SPINE)
+    assert set(flows) == set(spine)
     for tensor, layer in expected.items():
         got = flows[tensor]
         np.testing.assert_allclose(

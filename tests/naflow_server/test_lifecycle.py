@@ -30,7 +30,13 @@ from support.grpc_server import Running, TinyEngine, details, request, running, 
 
 CODE = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-SERVICES = ("", "naflow.v1.ExplanationService", "naflow.v1.ModelRepositoryService", "model/tiny")
+SERVICES = (
+    "",
+    "naflow.v1.ExplanationService",
+    "naflow.v1.ModelRepositoryService",
+    "naflow.v1.ReferenceBankService",
+    "model/tiny",
+)
 PROGRAM = "import sys; from naflow_server.app import main; from naflow_server.settings import read_settings; "
 PROGRAM += "sys.exit(main(read_settings(None, {})))"
 
@@ -103,7 +109,7 @@ def test_reflection_names_the_services(server: Running) -> None:
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         (answer,) = reflect.ServerReflectionInfo(asked)
         names = {service.name for service in answer.list_services_response.service}
-        assert names >= {*SERVICES[1:3], "grpc.health.v1.Health"}
+        assert names >= {*SERVICES[1:4], "grpc.health.v1.Health"}
 
 
 def test_metrics_over_http(server: Running) -> None:
@@ -214,7 +220,7 @@ def test_settings_that_cannot_be_used_say_why(engine: TinyEngine, tmp_path: Path
             pass
     absent = {"tls_certificate": tmp_path / "no.pem", "tls_key": tmp_path / "no.key"}
     with (
-        pytest.raises(SettingsError, match=r"security.tls_key .*no.key.* cannot be read"),
+        pytest.raises(SettingsError, match=r"security.tls_certificate .*no.pem.* cannot be read"),
         running(settings(security=absent), lambda _: TinyEngine()),
     ):
         pass

@@ -141,6 +141,18 @@ def test_an_unreadable_file_keeps_the_last_tokens_and_an_empty_one_shuts_the_doo
     assert not tokens.accept(None)
 
 
+def test_an_unreadable_file_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("one\n")
+    tokens = Tokens(SecuritySettings(tokens_file=path))
+    for _ in range(2):
+        path.unlink()
+        assert all(tokens.accept("Bearer one") for _ in range(5))
+        path.write_text("one\n")
+        assert tokens.accept("Bearer one")
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
+
+
 def test_without_settings_no_token_is_needed() -> None:
     assert Tokens(SecuritySettings()).accept(None)
 

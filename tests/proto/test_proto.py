@@ -14,12 +14,26 @@ from types import ModuleType
 import pytest
 from google.protobuf import descriptor_pb2
 
-from naflow.v1 import explanation_pb2, method_pb2, model_report_pb2, model_repository_pb2, tensor_pb2
+from naflow.v1 import (
+    explanation_pb2,
+    method_pb2,
+    model_report_pb2,
+    model_repository_pb2,
+    reference_bank_pb2,
+    tensor_pb2,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
 FILES = sorted((PROTO / "naflow").rglob("*.proto"))
-MODULES = (explanation_pb2, method_pb2, model_report_pb2, model_repository_pb2, tensor_pb2)
+MODULES = (
+    explanation_pb2,
+    method_pb2,
+    model_report_pb2,
+    model_repository_pb2,
+    reference_bank_pb2,
+    tensor_pb2,
+)
 IGNORE = re.compile(r"buf:lint:ignore (\w+)")
 SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PASCAL = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -222,7 +236,7 @@ def test_check_tells_stale_files(tmp_path: Path) -> None:
 
 
 def test_stubs_import_without_warnings_on_the_runtime_here() -> None:
-    code = "from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc"
+    code = "from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc, reference_bank_pb2_grpc"
     stubs = str(PROTO / "gen" / "python")
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {stubs!r}); {code}"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -128,3 +129,21 @@ def slow(seconds: float) -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cascade, "step", step)
         yield taken
+
+
+@contextmanager
+def held() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """The next step of any cascade waits: gives the event that says it has come, and the one to let it go."""
+    real, came, go = cascade.step, threading.Event(), threading.Event()
+
+    def step(*given: Any) -> Any:
+        came.set()
+        assert go.wait(PATIENCE)
+        return real(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cascade, "step", step)
+        try:
+            yield came, go
+        finally:
+            go.set()

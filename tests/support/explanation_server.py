@@ -26,6 +26,7 @@ from naflow.v1 import (
 
 Event = explanation_pb2.ExplainEvent
 Script = Callable[[explanation_pb2.ExplainRequest, Any], Iterator[Event]]
+StreamScript = Callable[[Iterator[explanation_pb2.ExplainRequest], Any], Iterator[Event]]
 MODEL = "small"
 
 
@@ -171,11 +172,25 @@ def answer(wanted: Sequence[np.ndarray], chunk: int = 0) -> list[Event]:
     return [*events, summary(len(wanted))]
 
 
+def tagged(events: Sequence[Event], request_id: str) -> list[Event]:
+    """The same events, as the answer to another request."""
+    copies = [Event.FromString(event.SerializeToString()) for event in events]
+    for event in copies:
+        event.request_id = request_id
+    return copies
+
+
+def refusal(request_id: str, error: ScriptedError) -> Event:
+    """The end of a request that failed as a whole, on a call that goes on."""
+    return Event(request_id=request_id, summary=explanation_pb2.Summary(error=error.status))
+
+
 @dataclass
 class Scripted(
     explanation_pb2_grpc.ExplanationServiceServicer, model_repository_pb2_grpc.ModelRepositoryServiceServicer
 ):
-    """The servicer. Every `Explain` takes the next script; the last one stays.
+    """The servicer. Every `Explain` takes the next script, every `ExplainStream` the next stream script; the
+    last one stays.
 
     Attributes:
         requests: what came, of all kinds.
@@ -189,6 +204,7 @@ class Scripted(
     tokens: list[str | None] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
     failures: list[ScriptedError] = field(default_factory=list)
+    streams: list[StreamScript] = field(default_factory=list)
     report: explanation_pb2.InspectModelResponse = field(default_factory=explanation_pb2.InspectModelResponse)
 
     def play(self, *scripts: Script | Sequence[Event] | ScriptedError) -> None:
@@ -204,6 +220,26 @@ class Scripted(
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         try:
             yield from script(request, context)
+        except ScriptedError as failure:
+            abort(context, failure)
+
+    def play_streams(self, *scripts: StreamScript) -> None:
+        """What the next calls of `ExplainStream` answer."""
+        self.play([])
+        self.streams = list(scripts)
+
+    def ExplainStream(self, request_iterator: Any, context: Any) -> Iterator[Event]:
+        context.add_callback(self.ended.set)
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
+        script = self.streams.pop(0) if len(self.streams) > 1 else self.streams[0]
+
+        def noted() -> Iterator[Any]:
+            for request in request_iterator:
+                self.requests.append(request)
+                yield request
+
+        try:
+            yield from script(noted(), context)
         except ScriptedError as failure:
             abort(context, failure)
 
@@ -266,14 +302,14 @@ def as_script(item: Script | Sequence[Event] | ScriptedError) -> Script:
 
 @contextlib.contextmanager
 def serving(
-    servicer: Scripted, credentials: Any = None, options: Sequence[tuple[str, Any]] = ()
+    servicer: Scripted, credentials: Any = None, options: Sequence[tuple[str, Any]] = (), port: int = 0
 ) -> Iterator[str]:
     """A running server; gives its address."""
     server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
     explanation_pb2_grpc.add_ExplanationServiceServicer_to_server(servicer, server)
     model_repository_pb2_grpc.add_ModelRepositoryServiceServicer_to_server(servicer, server)
     if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
         port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()

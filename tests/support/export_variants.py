@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
 from onnx.reference import ReferenceEvaluator
+from PIL import Image, ImageOps
 
 OLDEST = 9
 OPSETS = (9, 13, 17, 21)
@@ -62,9 +63,7 @@ class Rewriter:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         graph.initializer.extend(
-            numpy_helper.from_array(np.array(v, order="C"), k)
-            for k, v in self.constants.items()
-            if k in used
+            numpy_helper.from_array(np.array(v, order="C"), k) for k, v in self.constants.items() if k in used
         )
         onnx.checker.check_model(self.model, full_check=True)
         return self.model
@@ -136,7 +135,7 @@ def at_opset(version: int) -> Callable[[ModelProto], ModelProto]:
 
 
 def channels_last(model: ModelProto) -> ModelProto:
-    """As TensorFlow's exporters write it: NHWC input, and each operator that needs NCHW between Transposes."""
+    """As TensorFlow's exporters write it: NHWC input, and operators that need NCHW between Transposes."""
     model = shape_inference.infer_shapes(at_opset(13)(model), data_prop=True)
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     images = {v.name for v in values if len(v.type.tensor_type.shape.dim) == 4}
@@ -210,7 +209,7 @@ def batch_normalization_inserted(model: ModelProto) -> ModelProto:
             rewriter.nodes.append(node)
             continue
         kernel, bias = rewriter.constants[node.input[1]], _bias(rewriter, node)
-        count, epsilon = len(bias), 1e-3
+        count, epsilon = len(bias), 1e-5
         factor = np.exp(random.normal(size=count)).astype(np.float32)
         variance = random.uniform(0.1, 2.0, count).astype(np.float32)
         mean = random.normal(size=count).astype(np.float32)
@@ -248,7 +247,9 @@ def other_spellings(relu: str) -> Callable[[ModelProto], ModelProto]:
         model = at_opset(13)(model)
         rewriter = Rewriter(model)
         inferred = shape_inference.infer_shapes(model, data_prop=True)
-        sizes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
+        sizes = {
+            v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info
+        }
         for node in model.graph.node:
             whole = attributes(node).get("kernel_shape") == sizes.get(next(iter(node.input), ""), [])[2:]
             if node.op_type == "Relu":
@@ -327,6 +328,18 @@ def variants(model: ModelProto, names: Iterable[str] = tuple(VARIANTS)) -> Itera
 def is_channels_last(name: str) -> bool:
     """Whether a variant takes its pictures as NHWC."""
     return "NHWC" in name
+
+
+def cifar_pictures(folder: Path, count: int) -> np.ndarray:
+    """The first photographs of a folder, cut square and shrunk: [count, 3, 32, 32], normalised."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".jpg", ".jpeg", ".png")]
+    arrays = []
+    for path in paths[:count]:
+        with Image.open(path) as picture:
+            small = ImageOps.fit(picture.convert("RGB"), (32, 32), Image.Resampling.BICUBIC)
+        values = (np.asarray(small, np.float32) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        arrays.append(values.transpose(2, 0, 1))
+    return np.stack(arrays).astype(np.float32)
 
 
 def pearson(maps: np.ndarray, others: np.ndarray) -> np.ndarray:

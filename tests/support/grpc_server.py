@@ -16,11 +16,12 @@ from grpc_health.v1 import health_pb2_grpc
 
 import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
-from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc, tensor_pb2
+from naflow.v1 import explanation_pb2_grpc, model_repository_pb2_grpc, reference_bank_pb2_grpc, tensor_pb2
 from naflow_server.app import Server
 from naflow_server.engine import types
-from naflow_server.engine.engine import Statistics
-from naflow_server.settings import Settings
+from naflow_server.engine.banks import Banks
+from naflow_server.engine.types import Statistics
+from naflow_server.settings import BankSettings, Settings
 
 DETAILS = "grpc-status-details-bin"
 
@@ -56,6 +57,7 @@ class Stubs:
         self.channel = channel
         self.explanation = explanation_pb2_grpc.ExplanationServiceStub(channel)
         self.repository = model_repository_pb2_grpc.ModelRepositoryServiceStub(channel)
+        self.banks = reference_bank_pb2_grpc.ReferenceBankServiceStub(channel)
         self.health = health_pb2_grpc.HealthStub(channel)
 
 
@@ -198,6 +200,7 @@ class TinyEngine:
         self.released.set()
         self.running = self.turns = 0
         self.error: BaseException | None = None
+        self.banks = Banks(BankSettings())  # off
         self.models = [types.ModelInfo("tiny", (types.VersionInfo("1", types.State.READY),))]
         self.tell: Callable[[types.ModelInfo], None] = lambda info: None
         self.requests: list[types.ExplainRequest] = []

@@ -199,8 +199,8 @@ def unpool(
 
 
 def flow(b: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """F = sum over channels of relu(B G) for [1, C, spatial...]."""
-    return np.maximum(b * g, 0).sum(axis=1)
+    """F = sum over channels (and groups of them) of relu(B G) for [1, C..., H, W]."""
+    return np.maximum(b * g, 0).sum(axis=tuple(range(1, b.ndim - 2)))
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,8 @@ def cascade(
 ) -> dict[str, Layer]:
     """METHOD.md section 2 with dense matrices, for a spine of Relus and least-squares segments.
 
-    A tensor made by a Relu lies in [0, inf); a neuron is on where the next Relu from it on is positive.
+    A tensor made by a Relu, or joined from such, lies in [0, inf); a neuron is on where the next such tensor
+    from it on is positive.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
     values = tensors(model, x, list(spine[1:])) | {spine[0]: np.asarray(x, np.float64)}
@@ -256,7 +257,7 @@ def cascade(
                 preimage = upper.bpfm
             else:
                 preimage = _solve(linear, upper, _on(values, made_by, spine[position + 1 :]), options,
-                                  name in made_by and made_by[name].op_type == "Relu")  # fmt: skip
+                                  _from_relu(made_by, name))  # fmt: skip
         retained = coefficients != 0
         mixed = upper is None or made_by[spine[position + 1]].op_type != "Relu"
         if options.mass is not None and (mixed or options.each):
@@ -269,8 +270,15 @@ def cascade(
 def _on(
     values: dict[str, np.ndarray], made_by: dict[str, onnx.NodeProto], names: Sequence[str]
 ) -> np.ndarray:
-    following = next(name for name in names if made_by[name].op_type == "Relu")
+    following = next(name for name in names if _from_relu(made_by, name))
     return values[following] > 0
+
+
+def _from_relu(made_by: dict[str, onnx.NodeProto], name: str) -> bool:
+    node = made_by.get(name)
+    if node is not None and node.op_type == "Concat":
+        return all(_from_relu(made_by, part) for part in node.input)
+    return node is not None and node.op_type == "Relu"
 
 
 def _solve(linear: Linearised, upper: Layer, on: np.ndarray, options: Options, from_relu: bool) -> np.ndarray:

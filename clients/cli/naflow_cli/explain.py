@@ -9,6 +9,7 @@ import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
+from naflow_cli.agreement import disagreements, embedding_disagreements, reference_prediction
 from naflow_cli.comparison import Comparands, bank_settings, with_bank, with_references
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import note, print_json, progress, say
@@ -19,8 +20,6 @@ from naflow_cli.staging import staged
 from naflow_cli.versions import versions
 from naflow_client.presentation import TOP, Pictured
 from naflow_client.report import Comparison
-
-DISAGREEMENT = 1e-3
 
 
 def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
@@ -35,7 +34,8 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
         target = nf.ClassTarget.parse(request.target, labels)
         model = nf.load(request.model)
         request.check_digest(request.model, model.sha256)
-        for path in (*request.inputs, *(request.comparison.files if request.comparison else ())):
+        request.check_inputs()
+        for path in request.comparison.files if request.comparison else ():
             if path.is_file():
                 request.check_digest(path, digest(path))
         compared, preprocess = None, request.preprocess
@@ -113,6 +113,11 @@ def _explain(
     reference = model.reference_scores(batch.arrays, prediction.output)
     bars.update(task, description="writing pictures")
     warnings = [batch.note] if batch.note else []
+    pictures = _pictured(batch, prediction, reference, target)
+    differing = disagreements(pictures)
+    if prediction.similarity is not None:
+        names = [file.name for file in batch.files]
+        differing = embedding_disagreements(names, prediction.similarity.embedding, reference)
     source, graph = model.loaded.source, model.loaded.graph
     return Outcome(
         model={"file": source.name, "sha256": source.sha256, "top_feature_map": explanation.plan.top},
@@ -121,7 +126,7 @@ def _explain(
             "opset": ", ".join(f"{d or 'ai.onnx'} {v}" for d, v in graph.original_opsets.items()),
         },
         flows=tuple(sorted(flows, key=lambda flow: flow.index)),
-        pictures=_pictured(batch, prediction, reference, target),
+        pictures=pictures,
         label=fitted.title if fitted else _named(prediction),
         method={
             **request.method.to_dict(),
@@ -129,7 +134,7 @@ def _explain(
         },
         versions=versions(),
         request=request.to_dict(model.sha256, batch.preprocessing),
-        warnings=(*warnings, *_disagreements(batch, prediction, reference)),
+        warnings=(*warnings, *differing),
     )
 
 
@@ -151,33 +156,20 @@ def _pictured(
         shown = target.shown(similarity.neighbours[i])
         return Comparison(similarity.metric, float(similarity.score[i]), channels, shown)
 
+    best = [tuple(prediction.best(i, TOP)) for i in range(len(batch.files))]
     return tuple(
         Pictured(
             name=file.name,
             display=file.display,
             output=prediction.output,
-            best=tuple(prediction.best(i, TOP)),
+            best=best[i],
             target=int(prediction.target[i]),
             logit=float(prediction.target_score[i]),
             squashed_by=prediction.squashed_by,
-            reference=None if similarity is not None else reference[i],
+            reference=None
+            if similarity is not None
+            else reference_prediction(best[i], prediction.scores[i], reference[i]),
             comparison=comparison(i),
         )
         for i, file in enumerate(batch.files)
     )
-
-
-def _disagreements(batch: InputBatch, prediction: nf.Prediction, reference: np.ndarray) -> list[str]:
-    """Pictures for which our forward pass and onnxruntime do not say the same."""
-    similarity = prediction.similarity
-    ours = prediction.scores if similarity is None else similarity.embedding.reshape(len(reference), -1)
-    found = []
-    for file, a, b in zip(batch.files, ours, reference, strict=True):
-        scale = float(np.abs(b).max()) or 1.0
-        gap = float(np.abs(a - b).max()) / scale
-        if gap > DISAGREEMENT or (similarity is None and a.argmax() != b.argmax()):
-            found.append(
-                f"{file.name}: our {'scores differ' if similarity is None else 'embedding differs'} from "
-                f"onnxruntime's by {gap:.1e} (relative); run `naflow verify` to see where"
-            )
-    return found

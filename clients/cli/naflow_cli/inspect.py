@@ -13,6 +13,9 @@ import naflow_core as nf
 from naflow_cli.console import OUT, line, print_json
 from naflow_cli.shapes import dims, given_shapes
 
+SHOWN = 5
+"""Names that stand for a longer list."""
+
 
 def inspect_model(
     model: Path, json: bool, output: str | None, top: str | None, input_shape: Sequence[str]
@@ -62,10 +65,23 @@ def _show(report: nf.CoverageReport) -> None:
         classes = Counter(segment["class"] for segment in facts["segments"])
         composites = sum(segment["kind"] == "composite" for segment in facts["segments"])
         table.add_row("segments", f"{len(facts['segments'])} ({composites} composite): " + _counted(classes))
-        table.add_row("layers", f"{len(facts['blocks'])} blocks, {len(facts['spine'])} spine tensors")
+        flows = facts["flows"]
+        table.add_row("flows", f"{flows['blocks']} blocks, {flows['spine']} spine, {flows['nodes']} nodes")
+        cost = facts["cost"]
+        table.add_row(
+            "estimated cost",
+            f"{short(cost['solve_multiply_adds'])} multiply-adds (solves of {cost['typical_iterations']} "
+            f"iterations), at most {short(cost['memory_bytes'])}B of memory at a time",
+        )
     OUT.print(table)
     if report.plan:
         OUT.print(_segments(facts))
+        for group in facts["without_flow"]:
+            names = group["tensors"]
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            line(OUT, f"no flow: {', '.join(names[:SHOWN])}{more}: {group['reason']}")
+        for note in facts["notes"]:
+            line(OUT, note)
     for node in facts["unsupported"]:
         line(OUT, f"not supported: node {node['node']!r} ({node['op_type']}): {node['reason']}", "red")
     if report.explainable:
@@ -78,6 +94,8 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
     table = Table(box=None, pad_edge=False)
     for title in ("", "nodes", "rule", "class", "output", "shape", "block"):
         table.add_column(title, overflow="fold")
+    for title in ("J", "solve", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
     shapes = {tensor["tensor"]: tensor["shape"] for tensor in facts["spine"]}
     blocks = set(facts["blocks"])
     for segment in facts["segments"]:
@@ -93,8 +111,19 @@ def _segments(facts: dict) -> Table:  # type: ignore[type-arg]
             output,
             dims(shapes[segment["output"]]),
             ends,
+            short(segment["cost"]["jacobian_multiply_adds"]),
+            short(segment["cost"]["solve_multiply_adds"]),
+            short(segment["cost"]["memory_bytes"]) + "B",
         )
     return table
+
+
+def short(count: float) -> str:
+    """A count in three digits and a unit: 950, 12.3 k, 4.56 G."""
+    value, units = count, ["", "k", "M", "G", "T", "P"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}".strip()
 
 
 def _counted(counts: Counter[str]) -> str:

@@ -195,30 +195,30 @@ def explain(
         raise typer.BadParameter("--out is missing; name a folder for the results")
     if manifest is not None:
         _nothing_beside_manifest(context)
-        explain_inputs(Request.from_manifest(manifest, model, inputs or [], out), quiet=quiet, json=json)
-        return
-    choices = {
-        "metric": metric,
-        "normalise": normalise,
-        "coefficients": coefficients,
-        "neighbours": neighbours,
-    }
-    request = Request.from_options(
-        comparison=Comparison.from_options(reference or [], bank, choices),
-        model=model,
-        inputs=inputs or [],
-        out=out,
-        target=target,
-        layers=layers,
-        output=output,
-        top_feature_map=top_feature_map,
-        preset=preset,
-        changes=changes,
-        preprocess=preprocess,
-        labels=labels,
-        batch_size=batch_size,
-    )
-    if server is None:
+        request = Request.from_manifest(manifest, model, inputs or [], out)
+    else:
+        choices = {
+            "metric": metric,
+            "normalise": normalise,
+            "coefficients": coefficients,
+            "neighbours": neighbours,
+        }
+        request = Request.from_options(
+            comparison=Comparison.from_options(reference or [], bank, choices),
+            model=model,
+            inputs=inputs or [],
+            out=out,
+            target=target,
+            layers=layers,
+            output=output,
+            top_feature_map=top_feature_map,
+            preset=preset,
+            changes=changes,
+            preprocess=preprocess,
+            labels=labels,
+            batch_size=batch_size,
+        )
+    if server is None and (request.server is None or model is not None):
         _only_with_server(context)
         explain_inputs(request, quiet=quiet, json=json)
         return
@@ -232,7 +232,7 @@ def explain(
         "key": tls_key,
         "server_name": tls_server_name,
     }
-    remote = Remote.from_options(server, model_version, token_file, deadline, tls, files)
+    remote = Remote.from_options(request, server, model_version, token_file, deadline, tls, files)
     explain_remotely(request, remote, quiet=quiet, json=json)
 
 
@@ -277,7 +277,7 @@ def _only_with_server(context: typer.Context) -> None:
 
 def _nothing_beside_manifest(context: typer.Context) -> None:
     """A manifest settles every option that changes the maps."""
-    free = {"model", "inputs", "out", "manifest", "quiet", "json"}
+    free = {"model", "inputs", "out", "manifest", "quiet", "json", "server", *REMOTE_OPTIONS}
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in free and source is not None and source.name == "COMMANDLINE":

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from naflow_client.presentation import (
     PER_PICTURE,
     TOP,
@@ -129,11 +127,9 @@ def _target(outcome: Outcome, picture: Pictured) -> dict[str, Any]:
 
 def _reference(outcome: Outcome, picture: Pictured) -> list[dict[str, Any]] | None:
     """onnxruntime's best classes; None where it was not run."""
-    scores = picture.reference
-    if scores is None:
+    if picture.reference is None:
         return None
-    order = np.argsort(-scores, kind="stable")[:TOP]
-    return [_class(outcome, int(k), float(scores[k])) for k in order]
+    return [_class(outcome, row.index, row.score) for row in picture.reference.best[:TOP]]
 
 
 def _class(outcome: Outcome, index: int, score: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
+from naflow_cli.agreement import disagreements
 from naflow_cli.console import note, print_json, progress, say
 from naflow_cli.explain import read_labels
 from naflow_cli.inputs import InputBatch, read_inputs
@@ -20,7 +21,7 @@ from naflow_cli.request import Request
 from naflow_cli.staging import staged
 from naflow_cli.versions import versions
 from naflow_client import Client, Flow, LayerDiagnostics, ModelReport, Result, Tls
-from naflow_client.presentation import PER_PICTURE, TOP, Pictured
+from naflow_client.presentation import PER_PICTURE, TOP
 from naflow_core.explainer import checked_input
 from naflow_core.model.graph import TensorSpec
 
@@ -43,16 +44,31 @@ class Remote:
     @classmethod
     def from_options(
         cls,
-        address: str,
+        request: Request,
+        address: str | None,
         version: str | None,
         token_file: Path | None,
         deadline: float | None,
         tls: bool,
         files: Mapping[str, Any],
     ) -> Remote:
-        """From the command line; `files` are the fields of `Tls`."""
+        """From the command line, and from the manifest where that leaves something open; `files` are the
+        fields of `Tls`.
+
+        Raises:
+            OptionError: the manifest's model is a file, and no name at the server is given.
+        """
         chosen = Tls(**files) if any(files.values()) else tls
-        return cls(address, version, chosen, token_file, deadline)
+        recorded = request.server
+        if recorded is None and request.model.suffix == ".onnx" and request.digests:
+            raise nf.OptionError(
+                f"the manifest was made from the file {request.model}, not by a server",
+                hint="name the model at the server as MODEL, or leave out --server",
+            )
+        where = address or (recorded.address if recorded else "")
+        return cls(
+            where, version or (recorded.model_version if recorded else None), chosen, token_file, deadline
+        )
 
 
 class RemoteModel:
@@ -90,6 +106,8 @@ def explain_remotely(request: Request, remote: Remote, *, quiet: bool, json: boo
             output=request.output,
             top_feature_map=request.top_feature_map,
         )
+        request.check_digest(request.model, report.sha256)
+        request.check_inputs()
         batch = read_inputs(RemoteModel(report), request.inputs, request.preprocess)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
@@ -145,6 +163,7 @@ def _explain(
             output=request.output,
             top_feature_map=request.top_feature_map,
             top_k=TOP,
+            reference_prediction=True,
             **request.method.to_dict(),
         )
         with stream:
@@ -169,7 +188,11 @@ def _outcome(
     results: Sequence[Result],
 ) -> Outcome:
     header = results[0].header
-    pictures = [facts for result in results for facts in result.facts()]
+    told = [facts for result in results for facts in result.facts()]
+    pictures = [
+        replace(facts, name=file.name, display=file.display)
+        for facts, file in zip(told, batch.files, strict=True)
+    ]
     lost = {item.tensor: item.error.message for result in results for item in result.failures}
     run = request.to_dict(header.sha256, batch.preprocessing)
     return Outcome(
@@ -185,22 +208,17 @@ def _outcome(
             "version": header.version,
         },
         flows=_joined(results),
-        pictures=tuple(
-            _shown(facts, file.name, file.display) for facts, file in zip(pictures, batch.files, strict=True)
-        ),
+        pictures=tuple(pictures),
         label=labels.title if labels else "class {}".format,
         method=header.method,
         versions=versions(computing=False),
         request={**run, "server": {"address": remote.address, "model_version": header.version}},
         warnings=(
             *([batch.note] if batch.note else []),
+            *disagreements(pictures),
             *(f"layer {tensor} has no map: {why}" for tensor, why in lost.items()),
         ),
     )
-
-
-def _shown(facts: Pictured, name: str, display: np.ndarray) -> Pictured:
-    return replace(facts, name=name, display=display)
 
 
 def _joined(results: Sequence[Result]) -> tuple[Flow, ...]:

@@ -25,12 +25,21 @@ GROUPS = ("blocks", "spine", "nodes")
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """A server as a manifest names it, and the version of the model there."""
+
+    address: str
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Everything that determines the maps.
 
     Attributes:
         layers: "blocks", "spine", "nodes", or tensor names separated by commas.
         digests: expected SHA-256 by path, when the request comes from a manifest.
+        server: that the manifest's maps came from.
         comparison: what the pictures are compared with; None where a class is explained.
     """
 
@@ -47,6 +56,7 @@ class Request:
     labels: Path | None
     batch_size: int
     digests: Mapping[str, str]
+    server: Server | None = None
     comparison: Comparison | None = None
 
     @classmethod
@@ -124,6 +134,7 @@ class Request:
                 labels=Path(labels["path"]) if labels else None,
                 batch_size=run["batch_size"],
                 digests={str(model): run["model"]["sha256"], **digests},
+                server=_server(run.get("server")),
                 comparison=comparison,
             )
         except OSError as error:
@@ -135,6 +146,16 @@ class Request:
                 f"manifest {path} is not one that `naflow explain` wrote: {type(error).__name__}: {error}",
                 hint="name a manifest.json from the --out folder of an earlier run",
             ) from error
+
+    def check_inputs(self) -> None:
+        """Refuse inputs that are not those of the manifest.
+
+        Raises:
+            OptionError: the SHA-256 of one differs.
+        """
+        for path in self.inputs:
+            if path.is_file():
+                self.check_digest(path, digest(path))
 
     def check_digest(self, path: Path, sha256: str) -> None:
         """Refuse a file that is not the one the manifest was made with.
@@ -170,6 +191,14 @@ class Request:
             "batch_size": self.batch_size,
             "similarity": self.comparison.to_dict() if self.comparison else None,
         }
+
+
+def _server(entry: Any) -> Server | None:
+    if entry is None:
+        return None
+    if not isinstance(entry["address"], str) or not isinstance(entry["model_version"], str):
+        raise TypeError(f"server is {entry!r}")
+    return Server(entry["address"], entry["model_version"])
 
 
 def _entry(path: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """NAFlow without JAX: a client for the explanation server; pictures in, overlays, animations, reports out."""
 
 from naflow_client.aio import AsyncClient, AsyncStream
+from naflow_client.aio_many import AsyncManyStream
 from naflow_client.answers import (
     ClassScore,
     Flow,
@@ -10,8 +11,10 @@ from naflow_client.answers import (
     LayerInfo,
     Prediction,
     Progress,
+    ReferencePrediction,
     Summary,
 )
+from naflow_client.banks import Appended, BankStatus
 from naflow_client.client import Client, Stream
 from naflow_client.errors import (
     AccessError,
@@ -31,8 +34,10 @@ from naflow_client.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from naflow_client.many import ManyStream
 from naflow_client.models import ModelReport, ModelState, ModelStatus, VersionStatus
 from naflow_client.options import ExplainOptions
+from naflow_client.outcomes import Keyed, Outcome, Part
 from naflow_client.pictures import load_picture
 from naflow_client.preprocess import Prepared, Preprocessing
 from naflow_client.results import Result
@@ -42,8 +47,11 @@ from naflow_client.security import Tls
 __all__ = [
     "NO_RETRIES",
     "AccessError",
+    "Appended",
     "AsyncClient",
+    "AsyncManyStream",
     "AsyncStream",
+    "BankStatus",
     "BrokenStreamError",
     "BusyError",
     "CallCancelledError",
@@ -55,21 +63,26 @@ __all__ = [
     "ExplainOptions",
     "Flow",
     "Header",
+    "Keyed",
     "LayerDiagnostics",
     "LayerFailure",
     "LayerInfo",
+    "ManyStream",
     "MapError",
     "ModelReport",
     "ModelState",
     "ModelStatus",
     "NotFoundError",
+    "Outcome",
     "OutputError",
+    "Part",
     "PictureError",
     "Prediction",
     "Prepared",
     "Preprocessing",
     "PreprocessingError",
     "Progress",
+    "ReferencePrediction",
     "RequestError",
     "Result",
     "RetryPolicy",

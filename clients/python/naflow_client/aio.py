@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import grpc
 import grpc.aio
@@ -16,11 +16,16 @@ from naflow_client._core.connection import Connection
 from naflow_client._core.events import Item, Session
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.state import StreamState, cancelled, closed
+from naflow_client.aio_bank_calls import AsyncBankCalls
+from naflow_client.aio_many import AsyncInputs, AsyncManyStream
 from naflow_client.answers import Flow, Header
+from naflow_client.client import Client
 from naflow_client.errors import CallError
 from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
 from naflow_client.models import ModelReport, ModelStatus
 from naflow_client.options import ExplainChoices, ExplainOptions
+from naflow_client.outcomes import AsyncMany as Source
+from naflow_client.outcomes import check_many
 from naflow_client.results import Result
 from naflow_client.retry import RetryPolicy
 from naflow_client.security import PathLike, Tls
@@ -28,7 +33,7 @@ from naflow_client.security import PathLike, Tls
 Opener = Callable[[Deadline], Awaitable[tuple[explanation_pb2.ExplainRequest, Inputs]]]
 
 
-class AsyncClient:
+class AsyncClient(AsyncBankCalls):
     """A connection to a server, for one event loop; the arguments are those of `Client`.
 
     Raises:
@@ -52,6 +57,8 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(target, chosen.credentials(), options)
         self._calls = {name: method.on(self._channel) for name, method in METHODS.items()}
+        self._threaded: Client | None = None
+        self._gone = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,6 +70,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancel what is running and close the connection."""
+        self._gone = True
+        if self._threaded is not None:
+            self._threaded.close()
         await self._channel.close()
 
     def explain(
@@ -101,6 +111,39 @@ class AsyncClient:
 
         seconds = self._connection.deadline if deadline is None else deadline
         return AsyncStream(self._connection, self._calls["explain"], prepare, seconds)
+
+    def explain_many(
+        self,
+        model: str,
+        inputs: Source,
+        *,
+        order: Literal["input", "completion"] = "input",
+        in_flight: int = 8,
+        preprocess: Recipe = None,
+        deadline: float | None = None,
+        **choices: Unpack[ExplainChoices],
+    ) -> AsyncManyStream:
+        """Explain many inputs over one call, several at a time. It begins when the stream is entered or read.
+
+        Args:
+            model: name in the server's repository.
+            inputs: each as for `explain`, or `Keyed`; a mapping from names to inputs; or anything that yields
+                them, which is read lazily and in another thread.
+            order: outcomes come in the order of the inputs ("input") or as they are ready ("completion").
+            in_flight: how many inputs are read ahead of the outcomes that were taken.
+            preprocess: for pictures: "imagenet", "unit", "raw", a JSON file, a dict or `Preprocessing`.
+            deadline: seconds for everything.
+            choices: see `ExplainOptions`; the request id gets "/" and the position of the input at its end.
+
+        Raises:
+            RequestError: an option does not exist, or `inputs` is a single one.
+        """
+        check_many(inputs, ("__iter__", "__aiter__"))
+        lazily = None if hasattr(inputs, "__iter__") else AsyncInputs(inputs)
+        source: Any = inputs if lazily is None else lazily
+        rest: Any = {**choices, "preprocess": preprocess, "deadline": deadline}
+        stream = self._in_threads().explain_many(model, source, order=order, in_flight=in_flight, **rest)
+        return AsyncManyStream(stream.exchange, lazily)
 
     async def inspect(
         self,
@@ -169,6 +212,14 @@ class AsyncClient:
         pieces = requests.upload_requests(model, version, content)
         answer = await self._unary("upload_model", pieces, self._limit(deadline))
         return reports.model_status(answer.model)
+
+    def _in_threads(self) -> Client:
+        """A client without asyncio, over a connection of its own; see `naflow_client.exchange` for why."""
+        if self._gone:
+            raise closed(self._connection.target)
+        if self._threaded is None:
+            self._threaded = Client._over(self._connection)
+        return self._threaded
 
     async def _inspect(
         self,
@@ -246,8 +297,9 @@ class AsyncStream(StreamState):
                 error = await self._try(request, limit)
                 if error is None:
                     break
+                self._check_not_cancelled()
                 pause = self._connection.retry.pause(attempt, error, limit.remaining())
-                if pause is None or self._session.started:
+                if pause is None:
                     raise error
                 await asyncio.sleep(pause)
                 self._check_not_cancelled()

@@ -26,6 +26,22 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferencePrediction:
+    """What onnxruntime says about the same picture.
+
+    Attributes:
+        best: its best classes, best first.
+        scores: its scores of the classes of `Prediction.best`, in that order.
+        largest_difference: from the explained forward pass's scores, over all classes, relative to its
+            largest absolute score.
+    """
+
+    best: tuple[ClassScore, ...]
+    scores: tuple[float, ...]
+    largest_difference: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What the model says about one picture.
 
@@ -34,12 +50,14 @@ class Prediction:
         target: the class that is explained.
         target_score: its logit, before a closing Softmax or Sigmoid.
         squashed_by: op type of that closing node, or "".
+        reference: onnxruntime's, where it was asked for.
     """
 
     best: tuple[ClassScore, ...]
     target: ClassScore
     target_score: float
     squashed_by: str
+    reference: ReferencePrediction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import grpc
 
@@ -13,13 +13,19 @@ from naflow.v1 import explanation_pb2, model_repository_pb2
 from naflow_client._core import reports, requests, status
 from naflow_client._core.connection import Connection
 from naflow_client._core.events import Item, Session
+from naflow_client._core.many import Asked
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.state import StreamState, closed
 from naflow_client.answers import Flow, Header
+from naflow_client.bank_calls import BankCalls
 from naflow_client.errors import CallError
+from naflow_client.exchange import Exchange
 from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
+from naflow_client.many import ManyStream
 from naflow_client.models import ModelReport, ModelStatus
 from naflow_client.options import ExplainChoices, ExplainOptions
+from naflow_client.outcomes import Many as Source
+from naflow_client.outcomes import check_many
 from naflow_client.results import Result
 from naflow_client.retry import RetryPolicy
 from naflow_client.security import PathLike, Tls
@@ -27,7 +33,7 @@ from naflow_client.security import PathLike, Tls
 Opener = Callable[[Deadline], tuple[explanation_pb2.ExplainRequest, Inputs]]
 
 
-class Client:
+class Client(BankCalls):
     """A connection to a server; may be shared between threads.
 
     Args:
@@ -51,12 +57,22 @@ class Client:
         deadline: float | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        self._connection = Connection.checked(target, tls, token, token_file, deadline, retry)
-        chosen, options = self._connection.tls, self._connection.options
+        self._connect(Connection.checked(target, tls, token, token_file, deadline, retry))
+
+    @classmethod
+    def _over(cls, connection: Connection) -> Self:
+        """A client with the settings of another one."""
+        client = cls.__new__(cls)
+        client._connect(connection)
+        return client
+
+    def _connect(self, connection: Connection) -> None:
+        self._connection, chosen = connection, connection.tls
         if chosen is None:
-            self._channel = grpc.insecure_channel(target, options)
+            self._channel = grpc.insecure_channel(connection.target, connection.options)
         else:
-            self._channel = grpc.secure_channel(target, chosen.credentials(), options)
+            credentials = chosen.credentials()
+            self._channel = grpc.secure_channel(connection.target, credentials, connection.options)
         self._calls = {name: method.on(self._channel) for name, method in METHODS.items()}
         self._closed = threading.Event()
 
@@ -109,6 +125,42 @@ class Client:
 
         seconds = self._connection.deadline if deadline is None else deadline
         return Stream(self._connection, self._calls["explain"], prepare, seconds, self._closed)
+
+    def explain_many(
+        self,
+        model: str,
+        inputs: Source,
+        *,
+        order: Literal["input", "completion"] = "input",
+        in_flight: int = 8,
+        preprocess: Recipe = None,
+        deadline: float | None = None,
+        **choices: Unpack[ExplainChoices],
+    ) -> ManyStream:
+        """Explain many inputs over one call, several at a time. It begins when the stream is entered or read.
+
+        Args:
+            model: name in the server's repository.
+            inputs: each as for `explain`, or `Keyed`; a mapping from names to inputs; or anything that yields
+                them, which is read lazily and in another thread.
+            order: outcomes come in the order of the inputs ("input") or as they are ready ("completion").
+            in_flight: how many inputs are read ahead of the outcomes that were taken.
+            preprocess: for pictures: "imagenet", "unit", "raw", a JSON file, a dict or `Preprocessing`.
+            deadline: seconds for everything.
+            choices: see `ExplainOptions`; the request id gets "/" and the position of the input at its end.
+
+        Raises:
+            RequestError: an option does not exist, or `inputs` is a single one.
+        """
+        check_many(inputs)
+        asked = Asked.checked(model, preprocess, ExplainOptions(**choices), in_flight, order)
+
+        def report(limit: Deadline) -> ModelReport:
+            return self._inspect(model, asked.options.version, {}, None, None, limit)
+
+        seconds = self._connection.deadline if deadline is None else deadline
+        call = self._calls["explain_many"]
+        return ManyStream(Exchange(self._connection, call, asked, inputs, report, seconds, self._closed))
 
     def inspect(
         self,
@@ -251,8 +303,9 @@ class Stream(StreamState):
                 error = self._try(request, limit)
                 if error is None:
                     break
+                self._check_not_cancelled()
                 pause = self._connection.retry.pause(attempt, error, limit.remaining())
-                if pause is None or self._session.started or self._closed.wait(pause):
+                if pause is None or self._closed.wait(pause):
                     raise error
                 self._check_not_cancelled()
                 attempt += 1

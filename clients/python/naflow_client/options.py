@@ -29,6 +29,7 @@ class ExplainOptions:
         top_feature_map: tensor at which the explanation starts.
         top_k: how many of the best classes the header lists.
         request_id: stands in the server's logs; the server makes one when "".
+        reference_prediction: let onnxruntime predict as well; the header waits for it.
     """
 
     version: str | None = None
@@ -48,6 +49,7 @@ class ExplainOptions:
     top_feature_map: str | None = None
     top_k: int = 5
     request_id: str = ""
+    reference_prediction: bool = False
 
 
 class ExplainChoices(TypedDict, total=False):
@@ -70,3 +72,4 @@ class ExplainChoices(TypedDict, total=False):
     top_feature_map: str | None
     top_k: int
     request_id: str
+    reference_prediction: bool

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from naflow_client.answers import ReferencePrediction
 from naflow_client.render import layer_frames, write_gif, write_overlays
 from naflow_client.report import Comparison, LayerReport, PictureReport, Prediction
 
@@ -61,7 +62,7 @@ class Pictured:
         target: class that is explained.
         logit: its score before any closing softmax.
         squashed_by: op type of that closing node, or "".
-        reference: [classes] scores of onnxruntime, None where it was not run.
+        reference: what onnxruntime says, None where it was not run.
         comparison: the explained similarity, None where a class is explained; `target` and `best` then count
             references, ways or the labels of a bank.
     """
@@ -73,7 +74,7 @@ class Pictured:
     target: int
     logit: float
     squashed_by: str = ""
-    reference: NDArray[np.floating] | None = None
+    reference: ReferencePrediction | None = None
     comparison: Comparison | None = None
 
 
@@ -81,9 +82,9 @@ def picture_report(
     picture: Pictured, flows: Sequence[FlowLike], position: int, label: Callable[[int], str]
 ) -> PictureReport:
     """All that is shown of the picture at `position` of the batch; `label` names a class."""
-    scores = picture.reference
+    reference = picture.reference
     rows = [
-        Prediction(rank, label(k), score, None if scores is None else float(scores[k]))
+        Prediction(rank, label(k), score, None if reference is None else reference.scores[rank - 1])
         for rank, (k, score) in enumerate(picture.best[:TOP], start=1)
     ]
     before = f" before {picture.squashed_by}" if picture.squashed_by else ""

@@ -104,6 +104,7 @@ class Result:
                 target=prediction.target.index,
                 logit=prediction.target_score,
                 squashed_by=prediction.squashed_by,
+                reference=prediction.reference,
             )
             for i, prediction in enumerate(self.header.predictions)
         )

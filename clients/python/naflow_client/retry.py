@@ -1,4 +1,4 @@
-"""When a call that failed before its first message is tried again, and after which pause."""
+"""When a call that failed before its header is tried again, and after which pause."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from naflow_client.errors import CallError, ClientError
 class RetryPolicy:
     """Exponential pauses with jitter; the server's own wish (RetryInfo) wins over a shorter pause.
 
-    Tried again are calls that found the server unavailable, and calls that were turned away with the time
-    to come back. Everything else would fail again. A stream is never tried again after its first message.
+    Tried again are calls that found the server unavailable (no connection, one that broke, a server that is
+    shutting down), that the server cancelled, and that were turned away with the time to come back: a full
+    queue, a model that is being loaded. Everything else would fail again. A stream is never tried again after
+    its header.
 
     Attributes:
         attempts: how often a call is made in all; 1 switches retries off.
@@ -65,8 +67,9 @@ class RetryPolicy:
             uniform: a random number from 0 to 1.
         """
         asked = error.retry_after
-        welcome = error.status == "UNAVAILABLE" or (
-            error.status == "RESOURCE_EXHAUSTED" and asked is not None
+        # A server that begins to stop cancels the calls that it has not looked at yet.
+        welcome = error.status in {"UNAVAILABLE", "CANCELLED"} or (
+            error.status in {"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"} and asked is not None
         )
         if not welcome or attempt >= self.attempts or (asked is not None and asked > self.longest_wish):
             return None

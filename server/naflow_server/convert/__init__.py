@@ -1,5 +1,6 @@
 """The only translation between protobuf messages and the engine's types."""
 
+from naflow_server.convert.banks import append_arguments, append_response, bank_status
 from naflow_server.convert.events import Answer
 from naflow_server.convert.models import model_report, model_status
 from naflow_server.convert.requests import (
@@ -15,6 +16,9 @@ from naflow_server.convert.tables import refuse
 __all__ = [
     "LONGEST_ID",
     "Answer",
+    "append_arguments",
+    "append_response",
+    "bank_status",
     "checked_id",
     "explain_request",
     "model_report",

@@ -13,7 +13,15 @@ import numpy as np
 import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import method_pb2 as me
-from naflow_server.convert.tables import ABANDONMENTS, ANCHORS, DTYPE_NAMES, INVERSES, ROWS
+from naflow_server.convert.tables import (
+    ABANDONMENTS,
+    ANCHORS,
+    DTYPE_CODES,
+    DTYPE_NAMES,
+    DTYPES,
+    INVERSES,
+    ROWS,
+)
 from naflow_server.engine import types
 from naflow_server.errors import layer_status
 
@@ -61,20 +69,19 @@ class Answer:
         return ex.ExplainEvent(request_id=self.request.request_id, **event)
 
     def _flow(self, flow: nf.Flow) -> Iterator[ex.ExplainEvent]:
-        data = np.ascontiguousarray(flow.map, flow.map.dtype.newbyteorder("<")).tobytes()
-        message = ex.LayerFlow(
-            index=flow.index,
-            tensor=flow.tensor,
-            dtype=DTYPE_NAMES[flow.map.dtype.name],
-            shape=flow.map.shape,
-            byte_size=len(data),
-            diagnostics=_diagnostics(flow.diagnostics),
-        )
+        dtype = DTYPE_CODES[flow.map.dtype.char]
+        data = flow.map.astype(DTYPES[dtype], copy=False).tobytes()
+        event = ex.ExplainEvent(request_id=self.request.request_id)
+        message = event.layer_flow  # filled in place: a message that is handed over is copied, map and all
+        message.index, message.tensor = flow.index, flow.tensor
+        message.dtype, message.byte_size = dtype, len(data)
+        message.shape.extend(flow.map.shape)
+        _fill(message.diagnostics, flow.diagnostics)
         if len(data) <= CHUNK_BYTES:
             message.data = data
-            yield self._event(layer_flow=message)
+            yield event
             return
-        yield self._event(layer_flow=message)
+        yield event
         for offset in range(0, len(data), CHUNK_BYTES):
             piece = data[offset : offset + CHUNK_BYTES]
             yield self._event(
@@ -89,7 +96,7 @@ class Answer:
 
 
 def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
-    prediction = header.prediction
+    prediction, reference = header.prediction, header.reference
     return ex.Header(
         model_name=header.model,
         model_version=header.version,
@@ -104,6 +111,7 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
                 ),
                 target_score=float(prediction.target_score[n]),
                 squashed_by=prediction.squashed_by,
+                reference=None if reference is None else _reference(prediction, reference, n, top_k),
             )
             for n in range(len(prediction.scores))
         ],
@@ -116,6 +124,19 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
         total_layers=header.total,
         total_bytes=sum(math.prod(la.shape) * np.dtype(la.dtype).itemsize for la in header.layers),
         method=_method_message(method),
+    )
+
+
+def _reference(
+    prediction: nf.Prediction, reference: np.ndarray, picture: int, top_k: int
+) -> ex.ReferencePrediction:
+    ours, theirs = prediction.scores[picture], reference[picture]
+    order = np.argsort(-theirs, kind="stable")[:top_k]
+    scale = float(np.abs(theirs).max()) or 1.0
+    return ex.ReferencePrediction(
+        best=[ex.ClassScore(class_index=int(k), score=float(theirs[k])) for k in order],
+        scores=[float(theirs[k]) for k, _ in prediction.best(picture, top_k)],
+        largest_difference=float(np.abs(ours - theirs).max()) / scale,
     )
 
 
@@ -139,24 +160,25 @@ def _key(names: Mapping[Any, str], wanted: str) -> Any:
     return next(key for key, name in names.items() if name == wanted)
 
 
-def _diagnostics(found: nf.LayerDiagnostics) -> ex.LayerDiagnostics:
-    return ex.LayerDiagnostics(
-        node=found.node,
-        op_type=found.op_type,
-        shape=found.shape,
-        rule=found.rule,
-        seconds=found.seconds,
-        pictures=[
-            ex.PictureDiagnostics(
-                retained_fraction=float(found.retained_fraction[n]),
-                iterations=int(found.iterations[n]),
-                relative_residual=float(found.relative_residual[n]),
-                converged=bool(found.converged[n]),
-                conservation_gap=float(found.conservation_gap[n]),
-            )
-            for n in range(len(found.retained_fraction))
-        ],
+def _fill(message: ex.LayerDiagnostics, found: nf.LayerDiagnostics) -> None:
+    message.node, message.op_type, message.rule = found.node, found.op_type, found.rule
+    message.shape.extend(found.shape)
+    message.seconds = found.seconds
+    columns = (
+        found.retained_fraction,
+        found.iterations,
+        found.relative_residual,
+        found.converged,
+        found.conservation_gap,
     )
+    for fraction, iterations, residual, converged, gap in zip(*(c.tolist() for c in columns), strict=True):
+        message.pictures.add(
+            retained_fraction=fraction,
+            iterations=iterations,
+            relative_residual=residual,
+            converged=converged,
+            conservation_gap=gap,
+        )
 
 
 def _summary(summary: types.Summary) -> ex.Summary:

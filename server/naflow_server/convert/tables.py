@@ -24,6 +24,7 @@ DTYPES: dict[te.DataType, np.dtype[Any]] = {
     te.DATA_TYPE_UINT64: np.dtype("<u8"),
     te.DATA_TYPE_BOOL: np.dtype("?"),
 }
+DTYPE_CODES = {dtype.char: value for value, dtype in DTYPES.items()}  # NumPy's names take microseconds
 DTYPE_NAMES = {dtype.newbyteorder("=").name: value for value, dtype in DTYPES.items()}
 
 LAYER_SETS = {

@@ -1,7 +1,7 @@
 """The engine: repository, admission, scheduling and batching, with no transport."""
 
 from naflow_server.engine.call import Call
-from naflow_server.engine.engine import Engine, Statistics
+from naflow_server.engine.engine import Engine
 from naflow_server.engine.types import (
     Code,
     EngineError,
@@ -15,6 +15,7 @@ from naflow_server.engine.types import (
     Progress,
     Seconds,
     State,
+    Statistics,
     Summary,
     VersionInfo,
 )

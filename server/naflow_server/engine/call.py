@@ -9,6 +9,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from types import TracebackType
 
+import numpy as np
+
+import naflow_core as nf
+from naflow_server.engine import failures
 from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Progress
 from naflow_server.engine.version import LoadedVersion
 
@@ -83,6 +87,20 @@ class Call(AsyncIterator[Event]):
                 return
             self._events.extend(events)
         self._wake()
+
+    def reference_scores(self, output: str) -> np.ndarray:
+        """What onnxruntime says about the call's pictures, [N, classes]. Takes its time and the memory of a
+        second copy of the model.
+
+        Raises:
+            EngineError: onnxruntime refuses the model.
+        """
+        assert self.loaded is not None, "a call that has its header has its model"
+        try:
+            inputs = self.loaded.named(dict(self.request.inputs))
+            return self.loaded.models[0].reference_scores(inputs, output)
+        except nf.NaflowError as error:
+            raise failures.from_core(error, self.request) from error
 
     def settle(self, error: EngineError | None = None) -> None:
         """End the call after the events that are queued, with an error or (None) as complete."""

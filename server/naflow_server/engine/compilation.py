@@ -70,6 +70,6 @@ def use_cache(settings: CompilationSettings) -> None:
             hint="name a writable folder in compilation.cache, or none",
         ) from error
     jax.config.update("jax_compilation_cache_dir", str(settings.cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a restart compiles nothing at all
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_compilation_cache_max_size", settings.cache_bytes)

@@ -7,49 +7,24 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 
 import naflow_core as nf
 from naflow_server.engine import failures
+from naflow_server.engine.banks import Banks
 from naflow_server.engine.call import Call
 from naflow_server.engine.compilation import COMPILATIONS, use_cache
 from naflow_server.engine.job import WarmUp
+from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.repository import Repository, Upload, Uploads
 from naflow_server.engine.scheduler import Scheduler, stopping
-from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo
+from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo, Statistics
 from naflow_server.engine.version import LoadedVersion, batch_sizes
 from naflow_server.settings import Settings
 
 log = logging.getLogger("naflow_server.engine")
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """How busy the engine is, for metrics.
-
-    Attributes:
-        waiting: requests that are not yet computed, by model.
-        active: explanations that are computed in turns.
-        stalled: explanations that wait for their reader.
-        calls: requests in all states.
-        model_bytes: weights of all loaded models.
-        programs, cache_hits: compiled, and fetched from the cache folder instead, since the process began.
-        compile_seconds: spent on that.
-        device_bytes: memory in use by device, where the device tells.
-    """
-
-    waiting: Mapping[str, int]
-    active: int
-    stalled: int
-    calls: int
-    model_bytes: int
-    programs: int
-    cache_hits: int
-    compile_seconds: float
-    device_bytes: Mapping[str, int]
 
 
 class Engine:
@@ -64,8 +39,18 @@ class Engine:
         self.settings = settings
         self._devices = list(jax.local_devices() if devices is None else devices)
         self._limits = settings.limits
-        self._batch = settings.batching.pictures
-        self._scheduler = Scheduler(self._devices, settings.limits, settings.batching.window_seconds)
+        self._batch, together = settings.batching.pictures, settings.batching.together
+        self._together = self._devices[0].platform != "cpu" if together is None else together
+        self._programs = ProgramLimit(
+            settings.compilation.programs, lambda: COMPILATIONS.programs, nf.drop_programs
+        )
+        self._scheduler = Scheduler(
+            self._devices,
+            settings.limits,
+            settings.batching.window_seconds,
+            self._together,
+            self._programs,
+        )
         self._listeners: list[Callable[[ModelInfo], None]] = []
         self.repository = Repository(
             settings.repository,
@@ -76,6 +61,7 @@ class Engine:
         )
         limits = nf.Limits(**settings.repository.limits.model_dump())
         self._uploads = Uploads(settings.repository.path, settings.repository.upload, limits)
+        self.banks = Banks(settings.banks)
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_load: asyncio.Task[None] | None = None
         self._draining = False
@@ -86,12 +72,13 @@ class Engine:
         """Start the compute threads and begin to load models; `loaded` waits for those.
 
         Raises:
-            EngineError: the repository or the cache folder cannot be used.
+            EngineError: the repository, the banks or the cache folder cannot be used.
         """
         COMPILATIONS.watch()
         use_cache(self.settings.compilation)
         await self.repository.scan()
         await self._uploads.clean()
+        await self.banks.start()
         self._scheduler.start()
         self._first_load = self._spawn(self.repository.load_wanted())
         if self.settings.repository.poll_seconds is not None:
@@ -120,6 +107,7 @@ class Engine:
         for task in list(self._tasks):
             task.cancel()
         await self._uploads.close()
+        await self.banks.close()
         self.repository.close()
         if not await asyncio.to_thread(self._scheduler.close, 10.0):
             log.warning("a compute thread is still inside a layer; it ends with the process")
@@ -196,7 +184,9 @@ class Engine:
         call.loaded = loaded
         call.batch_pictures = min(self._batch, limit or self._batch)
         if loaded.batches and call.pictures < call.batch_pictures:
-            call.batch_key = _batch_key(call.request, loaded)
+            # one after the other, a request's own pictures stay together, as they are without a batch
+            alike = None if self._together else call.pictures
+            call.batch_key = (alike, *_batch_key(call.request, loaded))
         self._scheduler.submit(call)
 
     def _check(self, request: ExplainRequest) -> int:
@@ -317,6 +307,7 @@ class Engine:
             return
         loop = asyncio.get_running_loop()
         limit = min(self._batch, loaded.batch_limit or self._batch) if loaded.batches else 1
+        limit = limit if self._together else 1
         for shapes in wanted.warm_up:
             one = all(shape[0] == 1 for shape in shapes.values())
             for size in [None, *(batch_sizes(limit) if one else ())]:
@@ -333,7 +324,7 @@ class Engine:
 
     def statistics(self) -> Statistics:
         """How busy the engine is now."""
-        load = self._scheduler.load()
+        load, banks = self._scheduler.load(), self.banks.numbers()
         memory = {}
         for device in self._devices:
             told = device.memory_stats()
@@ -349,10 +340,15 @@ class Engine:
             COMPILATIONS.cache_hits,
             COMPILATIONS.seconds,
             memory,
+            self._programs.held,
+            self._programs.drops,
+            banks.banks,
+            banks.embeddings,
+            banks.bytes,
         )
 
 
-def _batch_key(request: ExplainRequest, loaded: LoadedVersion) -> Hashable:
+def _batch_key(request: ExplainRequest, loaded: LoadedVersion) -> tuple[Hashable, ...]:
     """Requests with equal keys can share a cascade; their targets may differ."""
     shapes = tuple(sorted((n, v.shape[1:], v.dtype.str) for n, v in request.inputs.items()))
     return (

@@ -26,6 +26,7 @@ from naflow_server.engine.types import (
     Summary,
 )
 from naflow_server.engine.version import LoadedVersion, padded
+from naflow_server.tracing import layer_attributes
 
 log = logging.getLogger("naflow_server.engine")
 PATIENCE = 0.05
@@ -141,9 +142,9 @@ class Explaining(Job):
         seconds: of computation so far.
     """
 
-    def __init__(self, members: Sequence[Member], device: int) -> None:
+    def __init__(self, members: Sequence[Member], device: int, together: bool) -> None:
         self._members = list(members)
-        self._device = device
+        self._device, self._together = device, together
         self._pictures = sum(member.call.pictures for member in members)
         self._shared = len(members) > 1
         self._explanation: nf.Explanation | None = None
@@ -152,13 +153,13 @@ class Explaining(Job):
         self._waiting_since: float | None = None
 
     @classmethod
-    def of(cls, calls: Sequence[Call], device: int) -> Explaining:
-        """A job for calls that can be computed together."""
+    def of(cls, calls: Sequence[Call], device: int, together: bool) -> Explaining:
+        """A job for calls that can share a cascade."""
         members, begin = [], 0
         for call in calls:
             members.append(Member(call, begin))
             begin += call.pictures
-        return cls(members, device)
+        return cls(members, device, together)
 
     @property
     def waits_for(self) -> Sequence[Call]:
@@ -220,7 +221,8 @@ class Explaining(Job):
 
     def _alone(self, member: Member) -> Explaining:
         skip = max(self._done, member.skip)
-        return Explaining([dataclasses.replace(member, begin=0, skip=skip)], self._device)
+        alone = dataclasses.replace(member, begin=0, skip=skip)
+        return Explaining([alone], self._device, self._together)
 
     def _start(self) -> bool:
         first = self._members[0].call
@@ -238,8 +240,7 @@ class Explaining(Job):
         joined = inputs[0]
         extra = 0
         if len(self._members) > 1:
-            limit = first.batch_pictures
-            extra = padded(begin, limit) - begin
+            extra = padded(begin, first.batch_pictures) - begin if self._together else 0
             joined = {name: _joined([one[name] for one in inputs], extra) for name in inputs[0]}
         self._explanation = loaded.models[self._device].explain(
             joined,
@@ -248,9 +249,14 @@ class Explaining(Job):
             layers=request.layers,
             output=request.output,
             top_feature_map=request.top_feature_map,
+            batch_size=None if self._together else first.pictures,
         )
         for member in self._members:
             self._see(member, "")
+            if (trace := member.call.request.trace) is not None:
+                if not member.has_header:
+                    trace.record("queue", member.call.admitted, member.started, {})
+                trace.record("forward", now, time.monotonic(), {"naflow.batch_pictures": self._pictures})
             if not member.has_header:
                 member.call.put(self._header(self._explanation, member, loaded))
                 member.has_header = True
@@ -274,15 +280,21 @@ class Explaining(Job):
         return Header(loaded.name, loaded.version, loaded.sha256, own, tuple(layers))
 
     def _advance(self, explanation: nf.Explanation) -> bool:
+        began = time.monotonic()
         step = next(explanation.steps(), None)
         if step is None:
             return False
+        ended = time.monotonic()
         flow = step.flow
         if flow is not None:
             self._done += 1
         for member in self._members:
             if flow is not None and self._done > member.skip:
                 self._deliver(member, flow, bool(step.finite[member.rows].all()))
+            if (trace := member.call.request.trace) is not None:
+                own = _rows(flow, member.rows) if flow is not None and self._shared else flow
+                failed = "" if flow is None or step.finite[member.rows].all() else "not finite"
+                trace.record("layer", began, ended, layer_attributes(step.tensor, own), failed)
             self._see(member, step.tensor)
         return self._done < len(explanation.layers)
 

@@ -15,6 +15,7 @@ import jax
 
 from naflow_server.engine.call import Call
 from naflow_server.engine.job import Explaining, Job
+from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.types import Code, EngineError
 from naflow_server.settings import LimitSettings
 
@@ -58,10 +59,26 @@ class Load:
 
 
 class Scheduler:
-    """Takes calls and computes them. All methods may be called from any thread."""
+    """Takes calls and computes them. All methods may be called from any thread.
 
-    def __init__(self, devices: Sequence[Any], limits: LimitSettings, window: float) -> None:
-        self._limits, self._window = limits, window
+    Args:
+        devices: one compute thread each.
+        limits: of queues and open calls.
+        window: seconds for which the first call of a batch waits for others.
+        together: see `BatchingSettings`.
+        programs: bounds what is compiled.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Any],
+        limits: LimitSettings,
+        window: float,
+        together: bool,
+        programs: ProgramLimit,
+    ) -> None:
+        self._limits, self._programs = limits, programs
+        self._window, self._together = window, together
         self._condition = threading.Condition()
         self._pending: OrderedDict[str, deque[Call]] = OrderedDict()
         self._open: set[Call] = set()
@@ -178,21 +195,26 @@ class Scheduler:
         with jax.default_device(worker.device) if several else contextlib.nullcontext():
             while (job := self._next(worker)) is not None:
                 began = time.monotonic()
-                following = job.turn()
+                with self._programs.turn():
+                    following = job.turn()
                 now = time.monotonic()
                 with self._condition:
                     worker.computing = False
-                    for other in following:
-                        if self._closed:
-                            other.settle(stopping())
-                        elif other.ready(now):
-                            worker.active.append(other)
-                        else:
-                            worker.parked.append(Parked(other, now))
+                    self._keep(worker, following, now)
                     if not following and isinstance(job, Explaining):
                         self._seconds += 0.2 * (job.seconds - self._seconds)
                 log.debug("turn of %s took %.3f s", type(job).__name__, now - began)
                 del job, following  # a finished job's activations go now, not at the next turn
+
+    def _keep(self, worker: Worker, jobs: Sequence[Job], now: float) -> None:
+        """What is left to do goes on in turn, or waits for its reader."""
+        for job in jobs:
+            if self._closed:
+                job.settle(stopping())
+            elif job.ready(now):
+                worker.active.append(job)
+            else:
+                worker.parked.append(Parked(job, now))
 
     def _next(self, worker: Worker) -> Job | None:
         with self._condition:
@@ -203,7 +225,7 @@ class Scheduler:
                     if self._extra[worker.index]:
                         worker.active.append(self._extra[worker.index].popleft())
                     elif group := self._take(now):
-                        worker.active.appendleft(Explaining.of(group, worker.index))
+                        worker.active.appendleft(Explaining.of(group, worker.index, self._together))
                 if worker.active:
                     worker.computing = True
                     return worker.active.popleft()

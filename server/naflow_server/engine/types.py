@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import naflow_core as nf
+from naflow_server.tracing import Trace
 
 
 class Code(enum.Enum):
@@ -76,6 +77,7 @@ class ExplainRequest:
         top_feature_map: name of t_K; found by analysis when None.
         request_id: for logs.
         deadline: `time.monotonic()` seconds after which the result is of no use, or None.
+        trace: span that the spans of the work are put under, or None.
     """
 
     model: str
@@ -88,6 +90,7 @@ class ExplainRequest:
     top_feature_map: str | None = None
     request_id: str = ""
     deadline: float | None = None
+    trace: Trace | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Header:
         sha256: of the model file.
         prediction: what the model says about this request's pictures, and which class is explained.
         layers: in order of index, nearest to the input first; the flows come deepest first.
+        reference: onnxruntime's scores of the explained output, [N, classes], where they were asked for.
     """
 
     model: str
@@ -116,6 +120,7 @@ class Header:
     sha256: str
     prediction: nf.Prediction
     layers: tuple[LayerInfo, ...]
+    reference: np.ndarray | None = None
 
     @property
     def total(self) -> int:
@@ -240,3 +245,37 @@ class ModelInfo:
     def ready(self) -> bool:
         """Whether a request would be taken: some version is loaded, or loads at the next request."""
         return any(v.state in (State.READY, State.EVICTED) for v in self.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """How busy the engine is, for metrics.
+
+    Attributes:
+        waiting: requests that are not yet computed, by model.
+        active: explanations that are computed in turns.
+        stalled: explanations that wait for their reader.
+        calls: requests in all states.
+        model_bytes: weights of all loaded models.
+        programs, cache_hits: compiled, and fetched from the cache folder instead, since the process began.
+        compile_seconds: spent on that.
+        device_bytes: memory in use by device, where the device tells.
+        programs_held: programs in memory; the others were dropped.
+        program_drops: how often all programs were dropped to keep `compilation.programs`.
+        banks, bank_embeddings, bank_bytes: reference banks, and what they hold together.
+    """
+
+    waiting: Mapping[str, int]
+    active: int
+    stalled: int
+    calls: int
+    model_bytes: int
+    programs: int
+    cache_hits: int
+    compile_seconds: float
+    device_bytes: Mapping[str, int]
+    programs_held: int = 0
+    program_drops: int = 0
+    banks: int = 0
+    bank_embeddings: int = 0
+    bank_bytes: int = 0

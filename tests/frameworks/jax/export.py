@@ -14,7 +14,7 @@ from jax2onnx import to_onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from frameworks.jax.networks import NETWORKS, make  # noqa: E402
+from frameworks.jax.networks import NETWORKS, make
 
 
 def main(folder: str, *names: str) -> None:

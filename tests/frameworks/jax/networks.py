@@ -101,7 +101,13 @@ def average(x):
 def residual(rngs):
     """A small residual network."""
     body = Chain(Unit(8, 8, (3, 3), rngs), Unit(8, 8, (3, 3), rngs, activation=lambda x: x))
-    return Chain(Unit(3, 8, (3, 3), rngs, strides=2), Residual(body), pool, Unit(8, 16, (3, 3), rngs), Head(16, 10, rngs))
+    return Chain(
+        Unit(3, 8, (3, 3), rngs, strides=2),
+        Residual(body),
+        pool,
+        Unit(8, 16, (3, 3), rngs),
+        Head(16, 10, rngs),
+    )
 
 
 def inverted_residual(rngs):
@@ -112,7 +118,12 @@ def inverted_residual(rngs):
         Gate(32, rngs),
         Unit(32, 8, (1, 1), rngs, activation=lambda x: x),
     )
-    return Chain(Unit(3, 8, (3, 3), rngs, strides=2), Sum(body), Unit(8, 16, (3, 3), rngs, strides=2), Head(16, 10, rngs))
+    return Chain(
+        Unit(3, 8, (3, 3), rngs, strides=2),
+        Sum(body),
+        Unit(8, 16, (3, 3), rngs, strides=2),
+        Head(16, 10, rngs),
+    )
 
 
 class Sum(nnx.Module):
@@ -128,7 +139,13 @@ class Sum(nnx.Module):
 def convnext(rngs):
     """ConvNeXt in small."""
     patches = nnx.Conv(3, 8, (4, 4), strides=4, padding="VALID", rngs=rngs)
-    return Chain(patches, nnx.LayerNorm(8, rngs=rngs), ConvNextBlock(8, rngs), ConvNextBlock(8, rngs), Head(8, 10, rngs))
+    return Chain(
+        patches,
+        nnx.LayerNorm(8, rngs=rngs),
+        ConvNextBlock(8, rngs),
+        ConvNextBlock(8, rngs),
+        Head(8, 10, rngs),
+    )
 
 
 def dense(rngs):
@@ -142,7 +159,10 @@ def dense(rngs):
 def signal(rngs):
     """1-D convolutions over two leads."""
     return Chain(
-        Unit(2, 8, (5,), rngs, strides=2), Unit(8, 16, (5,), rngs, strides=2), Unit(16, 16, (3,), rngs), Head(16, 5, rngs)
+        Unit(2, 8, (5,), rngs, strides=2),
+        Unit(8, 16, (5,), rngs, strides=2),
+        Unit(16, 16, (3,), rngs),
+        Head(16, 5, rngs),
     )
 
 

@@ -14,7 +14,7 @@ import paddle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from frameworks.paddle.networks import NETWORKS, make  # noqa: E402
+from frameworks.paddle.networks import NETWORKS, make
 
 
 def main(folder: str, *names: str) -> None:

@@ -8,7 +8,9 @@ import paddle
 from paddle import nn
 
 
-def unit(inside: int, outside: int, size: int = 3, stride: int = 1, groups: int = 1, act=nn.ReLU) -> nn.Sequential:
+def unit(
+    inside: int, outside: int, size: int = 3, stride: int = 1, groups: int = 1, act=nn.ReLU
+) -> nn.Sequential:
     """Convolution, normalisation, activation."""
     conv = nn.Conv2D(inside, outside, size, stride, size // 2, groups=groups, bias_attr=False)
     return nn.Sequential(conv, nn.BatchNorm2D(outside), act())
@@ -51,13 +53,26 @@ class Shuffle(nn.Layer):
         super().__init__()
         self.body = nn.Sequential(
             unit(channels, channels, 1, groups=groups),
-            nn.ChannelShuffle(groups),
+            Mix(channels, groups),
             unit(channels, channels, 3, groups=channels, act=nn.Identity),
             unit(channels, channels, 1, groups=groups, act=nn.Identity),
         )
 
     def forward(self, x):
         return nn.functional.relu(x + self.body(x))
+
+
+class Mix(nn.Layer):
+    """Channel shuffle, spelled out: paddle2onnx knows no nn.ChannelShuffle."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.channels, self.groups = channels, groups
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        split = x.reshape([-1, self.groups, self.channels // self.groups, height, width])
+        return split.transpose([0, 2, 1, 3, 4]).reshape([-1, self.channels, height, width])
 
 
 class Dense(nn.Layer):
@@ -75,7 +90,11 @@ def residual() -> nn.Layer:
     """ResNet in small, with the average pooling of ResNet-vd."""
     body = nn.Sequential(unit(8, 8), unit(8, 8, act=nn.Identity))
     return nn.Sequential(
-        unit(3, 8, stride=2), Residual(body, nn.ReLU()), nn.AvgPool2D(2, 2, ceil_mode=True), unit(8, 16), classifier(16)
+        unit(3, 8, stride=2),
+        Residual(body, nn.ReLU()),
+        nn.AvgPool2D(2, 2, ceil_mode=True),
+        unit(8, 16),
+        classifier(16),
     )
 
 
@@ -86,13 +105,18 @@ def mobilenet_v3() -> nn.Layer:
         unit(24, 8, 1, act=nn.Identity),
     )  # fmt: skip
     return nn.Sequential(
-        unit(3, 8, stride=2, act=nn.Hardswish), Residual(body, nn.Identity()), unit(8, 16, act=nn.Hardswish), classifier(16)
+        unit(3, 8, stride=2, act=nn.Hardswish),
+        Residual(body, nn.Identity()),
+        unit(8, 16, act=nn.Hardswish),
+        classifier(16),
     )
 
 
 def channel_shuffle() -> nn.Layer:
     """ShuffleNet v1 in small."""
-    return nn.Sequential(unit(3, 8, stride=2), nn.MaxPool2D(3, 2, 1), Shuffle(8, 2), unit(8, 16, 1), classifier(16))
+    return nn.Sequential(
+        unit(3, 8, stride=2), nn.MaxPool2D(3, 2, 1), Shuffle(8, 2), unit(8, 16, 1), classifier(16)
+    )
 
 
 def dense() -> nn.Layer:

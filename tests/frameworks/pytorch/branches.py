@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from frameworks.pytorch.residual import classifier, conv, unit
 from torch import nn
+
+from frameworks.pytorch.residual import classifier, conv, unit
 
 
 class Inception(nn.Module):
@@ -57,7 +58,10 @@ class Separable(nn.Module):
     def __init__(self, inside: int, outside: int, size: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReLU(), conv(inside, inside, size, 1, inside), conv(inside, outside, 1), nn.BatchNorm2d(outside)
+            nn.ReLU(),
+            conv(inside, inside, size, 1, inside),
+            conv(inside, outside, 1),
+            nn.BatchNorm2d(outside),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -112,7 +116,9 @@ class ConvNextBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.body = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+        self.body = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
+        )
         self.scale = nn.Parameter(torch.full((channels,), 0.3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,14 +138,16 @@ def dense() -> nn.Module:
     transition = nn.Sequential(nn.BatchNorm2d(16), nn.ReLU(), conv(16, 8, 1), nn.AvgPool2d(2))
     end = nn.Sequential(nn.BatchNorm2d(16), nn.ReLU())
     return nn.Sequential(
-        unit(3, 8, 3, 2), DenseLayer(8, 4), DenseLayer(12, 4), transition, DenseLayer(8, 4), DenseLayer(12, 4),
-        end, classifier(16),
+        unit(3, 8, 3, 2), DenseLayer(8, 4), DenseLayer(12, 4), transition,
+        DenseLayer(8, 4), DenseLayer(12, 4), end, classifier(16),
     )  # fmt: skip
 
 
 def split_attention() -> nn.Module:
     """ResNeSt in small."""
-    return nn.Sequential(unit(3, 8, 3, 2), SplitAttention(8), unit(8, 12, 3, 2), SplitAttention(12), classifier(12))
+    return nn.Sequential(
+        unit(3, 8, 3, 2), SplitAttention(8), unit(8, 12, 3, 2), SplitAttention(12), classifier(12)
+    )
 
 
 def nasnet() -> nn.Module:

@@ -18,7 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from frameworks.pytorch import branches, mobile, residual, shapes  # noqa: E402
+from frameworks.pytorch import branches, mobile, residual, shapes
 
 PICTURE = ((3, 32, 32),)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from frameworks.pytorch.residual import classifier, conv, unit
 from torch import nn
+
+from frameworks.pytorch.residual import classifier, conv, unit
 
 
 class Gate(nn.Module):
@@ -111,7 +112,11 @@ def depthwise_separable() -> nn.Module:
 def inverted_residual() -> nn.Module:
     """MobileNet v2 with squeeze-and-excitation, in small."""
     return nn.Sequential(
-        unit(3, 8, 3, 2), Inverted(8, 8, 1, gate=Gate(32)), Inverted(8, 12, 2), unit(12, 24, 1), classifier(24)
+        unit(3, 8, 3, 2),
+        Inverted(8, 8, 1, gate=Gate(32)),
+        Inverted(8, 12, 2),
+        unit(12, 24, 1),
+        classifier(24),
     )
 
 
@@ -132,7 +137,12 @@ def mobilenet_v3() -> nn.Module:
     """MobileNet v3 in small: hard swish, hard sigmoid gates, a hidden layer in the classifier."""
     stem = nn.Sequential(conv(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Hardswish())
     head = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 32), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(32, 10)
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 32),
+        nn.Hardswish(),
+        nn.Dropout(0.2),
+        nn.Linear(32, 10),
     )
     return nn.Sequential(
         stem, Inverted(8, 8, 1, nn.ReLU, Gate(32)), Inverted(8, 12, 2, nn.Hardswish, Gate(32), 5), head
@@ -142,7 +152,11 @@ def mobilenet_v3() -> nn.Module:
 def mobilenet_v4() -> nn.Module:
     """MobileNet v4 in small."""
     return nn.Sequential(
-        unit(3, 8, 3, 2), unit(8, 12, 3, 2), UniversalInverted(12, 3), UniversalInverted(12, 5), classifier(12)
+        unit(3, 8, 3, 2),
+        unit(8, 12, 3, 2),
+        UniversalInverted(12, 3),
+        UniversalInverted(12, 5),
+        classifier(12),
     )
 
 

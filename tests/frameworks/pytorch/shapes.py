@@ -1,10 +1,11 @@
-"""Networks of other shapes: skips over several scales, two inputs, two outputs, class maps, signals, volumes."""
+"""Networks of other shapes: skips over scales, two inputs, two outputs, class maps, signals, volumes."""
 
 from __future__ import annotations
 
 import torch
-from frameworks.pytorch.residual import Residual, classifier, unit
 from torch import nn
+
+from frameworks.pytorch.residual import Residual, classifier, unit
 
 
 class UNet(nn.Module):
@@ -98,7 +99,9 @@ def class_map() -> nn.Module:
 
 def _signal_unit(inside: int, outside: int, stride: int, dilation: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv1d(inside, outside, 5, stride, 2 * dilation, dilation), nn.BatchNorm1d(outside), nn.LeakyReLU(0.1)
+        nn.Conv1d(inside, outside, 5, stride, 2 * dilation, dilation),
+        nn.BatchNorm1d(outside),
+        nn.LeakyReLU(0.1),
     )
 
 

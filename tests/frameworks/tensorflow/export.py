@@ -15,7 +15,7 @@ import tf2onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from frameworks.tensorflow.networks import NETWORKS, make  # noqa: E402
+from frameworks.tensorflow.networks import NETWORKS, make
 
 
 def main(folder: str, *names: str) -> None:
@@ -25,7 +25,9 @@ def main(folder: str, *names: str) -> None:
         _, shape = NETWORKS[name]
         network = make(name)
         signature = [tensorflow.TensorSpec((None, *shape), tensorflow.float32, name="input")]
-        function = tensorflow.function(lambda x, net=network: net(x, training=False), input_signature=signature)
+        function = tensorflow.function(
+            lambda x, net=network: net(x, training=False), input_signature=signature
+        )
         tf2onnx.convert.from_function(
             function, input_signature=signature, opset=17, output_path=str(Path(folder) / f"{name}.onnx")
         )

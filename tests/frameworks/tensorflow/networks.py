@@ -33,7 +33,9 @@ def residual(x):
     x = layers.MaxPooling2D(3, 2, padding="same")(x)
     x = layers.ReLU()(layers.Add()([x, unit(unit(x, 8), 8, activation="linear")]))
     shortcut = unit(x, 16, 1, 2, "linear")
-    return classifier(layers.ReLU()(layers.Add()([shortcut, unit(unit(x, 16, 3, 2), 16, activation="linear")])))
+    return classifier(
+        layers.ReLU()(layers.Add()([shortcut, unit(unit(x, 16, 3, 2), 16, activation="linear")]))
+    )
 
 
 def efficientnet(x):

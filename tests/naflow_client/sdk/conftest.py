@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from naflow_client import AsyncClient, Client, Result, RetryPolicy
+from naflow_client import AsyncClient, Client, Outcome, Result, RetryPolicy
 from support.explanation_server import Scripted, serving
 
 QUICK = RetryPolicy(attempts=4, initial=0.01, maximum=0.05)
@@ -31,6 +31,19 @@ class Driver:
         async def run() -> Result:
             async with AsyncClient(target, **settings) as made:
                 return await made.explain(*arguments, **options).collect()
+
+        return asyncio.run(run())
+
+    def explain_many(self, target: str, *arguments: Any, client: Any = None, **options: Any) -> list[Outcome]:
+        """All outcomes of `explain_many`."""
+        settings = {"retry": QUICK, **(client or {})}
+        if self.kind == "sync":
+            with Client(target, **settings) as made:
+                return list(made.explain_many(*arguments, **options))
+
+        async def run() -> list[Outcome]:
+            async with AsyncClient(target, **settings) as made:
+                return [outcome async for outcome in made.explain_many(*arguments, **options)]
 
         return asyncio.run(run())
 

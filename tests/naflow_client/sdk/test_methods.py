@@ -14,15 +14,24 @@ import grpc
 import numpy as np
 import pytest
 
-from naflow.v1 import explanation_pb2, method_pb2, model_report_pb2, tensor_pb2
+from naflow.v1 import (
+    explanation_pb2,
+    method_pb2,
+    model_report_pb2,
+    model_repository_pb2,
+    reference_bank_pb2,
+    tensor_pb2,
+)
 from naflow_client import (
     AccessError,
     AsyncClient,
+    AsyncManyStream,
     AsyncStream,
     CallError,
     Client,
     ClientError,
     ExplainOptions,
+    ManyStream,
     ModelState,
     RequestError,
     RetryPolicy,
@@ -31,6 +40,8 @@ from naflow_client import (
     UnavailableError,
 )
 from naflow_client._core import methods, requests
+from naflow_client.aio_bank_calls import AsyncBankCalls
+from naflow_client.bank_calls import BankCalls
 from naflow_client.models import TensorInfo
 from naflow_client.options import ExplainChoices
 from naflow_client.security import Token
@@ -142,10 +153,11 @@ def test_options_arrive() -> None:
         top_feature_map="t",
         top_k=np.int64(2),  # type: ignore[arg-type]
         request_id="me",
+        reference_prediction=True,
     )
     request = requests.explain_request(MODEL, {"x": X}, options)
     assert (request.model_version, request.output, request.top_feature_map) == ("7", "y", "t")
-    assert (request.top_k, request.request_id) == (2, "me")
+    assert (request.top_k, request.request_id, request.reference_prediction) == (2, "me", True)
     assert request.target.class_target.class_name == "cat"
     assert list(request.target.class_target.labels) == ["dog", "cat"]
     assert list(request.layers.tensors) == ["a", "b"]
@@ -217,7 +229,8 @@ def test_impossible_inputs_are_refused(driver: Any, server: Server, x: Any) -> N
 
 def test_one_table_two_clients() -> None:
     """Every method of the table is on both clients, with the same arguments and the same words."""
-    pairs = [(Client, AsyncClient), (Stream, AsyncStream)]
+    pairs = [(Client, AsyncClient), (Stream, AsyncStream), (ManyStream, AsyncManyStream)]
+    pairs.append((BankCalls, AsyncBankCalls))
     for sync, other in pairs:
         ours = {name for name in vars(sync) if not name.startswith("_")}
         assert ours == {name for name in vars(other) if not name.startswith("_")}
@@ -228,7 +241,9 @@ def test_one_table_two_clients() -> None:
                 continue
             assert inspect.signature(one).parameters == inspect.signature(two).parameters, name
             assert (one.__doc__ or "").split("\n\n")[1:] == (two.__doc__ or "").split("\n\n")[1:], name
-    assert set(methods.METHODS) <= set(vars(Client))
+    assert set(methods.METHODS) <= set(dir(Client))
+    assert issubclass(Client, BankCalls)
+    assert issubclass(AsyncClient, AsyncBankCalls)
     assert inspect.signature(Client).parameters == inspect.signature(AsyncClient).parameters
     assert set(get_type_hints(ExplainChoices)) == {item.name for item in dataclasses.fields(ExplainOptions)}
 
@@ -236,10 +251,11 @@ def test_one_table_two_clients() -> None:
 def test_the_table_matches_the_services() -> None:
     services = {
         f"/{service.full_name}/{method.name}": method
-        for module in (explanation_pb2, sys.modules["naflow.v1.model_repository_pb2"])
+        for module in (explanation_pb2, model_repository_pb2, reference_bank_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
+    assert {entry.path for entry in methods.METHODS.values()} == set(services)
     for entry in methods.METHODS.values():
         wire = services[entry.path]
         assert wire.input_type is entry.request.DESCRIPTOR
@@ -262,6 +278,9 @@ def test_the_table_matches_the_services() -> None:
         (CallError("", status="RESOURCE_EXHAUSTED", retry_after=9), 1, None, 9.0),
         (CallError("", status="RESOURCE_EXHAUSTED", retry_after=11), 1, None, None),
         (CallError("", status="INTERNAL", retry_after=1), 1, None, None),
+        (CallError("", status="CANCELLED"), 1, None, 0.5),
+        (CallError("", status="FAILED_PRECONDITION"), 1, None, None),
+        (CallError("", status="FAILED_PRECONDITION", retry_after=1), 1, None, 1.0),
         (CallError("", status="INVALID_ARGUMENT"), 1, None, None),
     ],
 )

@@ -11,6 +11,7 @@ from onnx import ModelProto
 
 import naflow_core as nf
 from support.blocks import Net
+from support.onnx_graphs import make_model
 
 SIZE = 8
 
@@ -162,6 +163,95 @@ def test_layouts_follow_a_channel_shuffle():
     plan = nf.load(build("shuffled")).inspect().plan
     assert plan.layouts["sh1"] == plan.layouts["sh2"] == (3, 4)
     assert plan.layouts["sh3"] == (2, 3)
+
+
+def reshaping(net: Net, op: str, source: str, target: str, to: list[int]) -> None:
+    """Reshape to a shape, or Squeeze or Unsqueeze axes."""
+    net.add(op, [source, net.constant(f"{target}_to", np.array(to))], target)
+
+
+def test_layouts_follow_axes_of_length_one():
+    """Keras' 1-D convolution is one in two dimensions with a dimension of length 1, put in and taken out."""
+    net = Net()
+    net.add("Relu", ["x"], "before")
+    reshaping(net, "Reshape", "before", "signal", [1, 3 * SIZE, SIZE])
+    reshaping(net, "Unsqueeze", "signal", "wide", [2])
+    net.add("Conv", ["wide", net.weight("w", 4, 3 * SIZE, 1, 3)], "c", pads=[0, 1, 0, 1])
+    reshaping(net, "Squeeze", "c", "narrow", [2])
+    net.add("LeakyRelu", ["narrow"], "top")
+    net.add("ReduceMean", ["top", net.constant("axes", np.array([2]))], "y", keepdims=0)
+    plan = nf.load(net.model(1, size=SIZE)).inspect().plan
+    assert plan.layouts["wide"] == plan.layouts["c"] == (2, 3)
+    assert plan.layouts["signal"] == plan.layouts["narrow"] == plan.layouts["top"] == (2,)
+
+
+def test_layouts_follow_the_only_channel():
+    """A channels-last input of one channel is reshaped, not transposed."""
+    net = Net()
+    reshaping(net, "Reshape", "x", "first", [1, 1, SIZE, SIZE])
+    net.conv("first", "c", 1, 4)
+    net.add("Relu", ["c"], "top")
+    net.add("GlobalAveragePool", ["top"], "g")
+    net.add("Flatten", ["g"], "y")
+    model = net.model(1, channels=SIZE, size=SIZE)
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 1
+    plan = nf.load(model).inspect().plan
+    assert plan.layouts["x"] == (1, 2)
+    assert "y" not in plan.layouts
+    flows = nf.load(model).explain(np.ones((1, SIZE, SIZE, 1), np.float32), layers="spine").collect().flows
+    assert flows[0].map.shape == flows[1].map.shape == (1, SIZE, SIZE)
+    np.testing.assert_allclose(flows[0].map, flows[1].map, rtol=1e-5)
+
+
+def test_statistics_over_the_batch_keep_pictures_apart():
+    """BatchNormalization in training mode, written out: each picture is explained as if it were alone."""
+    net = Net()
+    net.conv("x", "c", 3, 4)
+    net.add("ReduceMean", ["c", net.constant("axes", np.array([0, 2, 3]))], "mean", keepdims=1)
+    net.add("Sub", ["c", "mean"], "centred")
+    net.add("Relu", ["centred"], "top")
+    net.add("GlobalMaxPool", ["top"], "g")
+    net.add("Flatten", ["g"], "f")
+    net.dense("f", "y", 4, 3)
+    model = nf.load(net.model("n", size=SIZE))
+    with pytest.raises(nf.AnalysisError, match=r"'node_mean'.*mixes the pictures"):
+        model.inspect(input_shapes={"x": (2, 3, SIZE, SIZE)}, top_feature_map="top")
+    x = np.random.default_rng(0).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
+    method = nf.Method(inverse="activation")
+    both = model.explain(x, method=method, layers="spine").collect().flows
+    for i in range(2):
+        alone = model.explain(x[i : i + 1], method=method, layers="spine").collect().flows
+        for flow, own in zip(both, alone, strict=True):
+            np.testing.assert_allclose(flow.map[i], own.map[0], rtol=1e-5, atol=1e-7)
+
+
+def test_the_user_may_choose_between_inputs():
+    net = Net()
+    net.conv("x", "cx", 3, 4)
+    net.add("Relu", ["cx"], "rx")
+    net.add("Conv", ["z", "w_cx", "b_cx"], "cz", pads=[1] * 4)
+    net.add("Relu", ["cz"], "rz")
+    net.add("Sub", ["rx", "rz"], "apart")
+    net.add("Abs", ["apart"], "distance")
+    net.add("GlobalAveragePool", ["distance"], "g")
+    net.add("Flatten", ["g"], "f")
+    net.dense("f", "y", 4, 2)
+    shape = (1, 3, SIZE, SIZE)
+    model = nf.load(make_model(net.nodes, {"x": shape, "z": shape}, constants=net.constants))
+    first, second = (model.inspect(explained_input=name).plan.spine for name in ("x", "z"))
+    assert model.inspect().plan.spine == first == ("x", "cx", "rx", "apart", "distance")
+    assert second == ("z", "cz", "rz", "apart", "distance")
+    with pytest.raises(nf.AnalysisError, match="input 'zz' does not exist"):
+        model.inspect(explained_input="zz")
+    generator = np.random.default_rng(0)
+    a, b = (generator.normal(size=shape).astype(np.float32) for _ in "ab")
+    method = nf.Method(inverse="activation")
+    one = model.explain({"x": a, "z": b}, method=method, layers="spine").collect()
+    other = model.explain({"x": b, "z": a}, method=method, layers="spine", explained_input="z").collect()
+    # the network is symmetric: exchanging the pictures and the explained input changes nothing
+    assert [flow.tensor for flow in other.flows] == list(second)
+    for here, there in zip(one.flows, other.flows, strict=True):
+        np.testing.assert_allclose(here.map, there.map, rtol=1e-4, atol=1e-6)
 
 
 def test_the_user_may_name_the_top_feature_map():

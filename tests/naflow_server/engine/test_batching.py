@@ -15,7 +15,7 @@ from support.blocks import network, picture
 from support.engines import flows, install, read, repository, request, run, running, settings
 
 NAME = "residual-1"
-BATCHING = {"pictures": 4, "window_seconds": 0.2}
+BATCHING = {"pictures": 4, "window_seconds": 0.2, "together": True}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,14 @@ def model(root: Path) -> nf.Model:
     return nf.load(root / NAME / "1" / "model.onnx")
 
 
-def test_a_batch_equals_its_parts(root: Path, model: nf.Model) -> None:
+@pytest.mark.parametrize(("together", "tolerance"), [(True, 1e-5), (False, 0.0)])
+def test_a_batch_equals_its_parts(root: Path, model: nf.Model, together: bool, tolerance: float) -> None:
+    """Computed one after the other, to the last bit."""
     targets = (nf.ClassTarget(), nf.ClassTarget(0), nf.ClassTarget(3))
+    batching = {**BATCHING, "together": together}
 
     async def work() -> None:
-        async with running(settings(root, batching=BATCHING)) as engine:
+        async with running(settings(root, batching=batching)) as engine:
             calls = [
                 engine.explain(request(NAME, picture(seed), target=target, request_id=str(seed)))
                 for seed, target in enumerate(targets)
@@ -48,11 +51,11 @@ def test_a_batch_equals_its_parts(root: Path, model: nf.Model) -> None:
                 assert summary.batch_size == 3
                 assert header.prediction.target.tolist() == expected.prediction.target.tolist()
                 np.testing.assert_allclose(
-                    header.prediction.scores, expected.prediction.scores, rtol=1e-5, atol=1e-6
+                    header.prediction.scores, expected.prediction.scores, rtol=tolerance, atol=tolerance
                 )
                 got = flows(events)
                 for flow in expected.flows:
-                    np.testing.assert_allclose(got[flow.tensor], flow.map, atol=1e-5)
+                    np.testing.assert_allclose(got[flow.tensor], flow.map, rtol=0, atol=tolerance)
                 for event in events:
                     if isinstance(event, LayerFlow):
                         own = event.flow.diagnostics
@@ -103,6 +106,24 @@ def test_what_leaves_a_batch_does_not_disturb_it(root: Path, model: nf.Model) ->
             got = flows(await read(stayer))
             for flow in model.explain(picture(1), layers="spine"):
                 np.testing.assert_allclose(got[flow.tensor], flow.map, atol=1e-5)
+
+    run(work)
+
+
+def test_one_after_the_other_only_equal_numbers_of_pictures_are_joined(root: Path, model: nf.Model) -> None:
+    """A request's own pictures are computed as they are without a batch."""
+
+    async def work() -> None:
+        async with running(settings(root, batching={**BATCHING, "together": False})) as engine:
+            xs = [picture(0, 2), picture(1, 1), picture(2, 2), picture(3, 1)]
+            calls = [engine.explain(request(NAME, x)) for x in xs]
+            streams = await asyncio.gather(*(read(call) for call in calls))
+            summaries = [events[-1] for events in streams]
+            assert [s.batch_size for s in summaries if isinstance(s, Summary)] == [4, 2, 4, 2]
+            for x, events in zip(xs, streams, strict=True):
+                got = flows(events)
+                for flow in model.explain(x, layers="spine"):
+                    np.testing.assert_array_equal(got[flow.tensor], flow.map)
 
     run(work)
 

@@ -12,7 +12,7 @@ import pytest
 import naflow_core as nf
 from naflow_server.engine import Code, Engine, EngineError, Header, ModelInfo, State
 from support.blocks import network, picture
-from support.engines import flows, install, read, repository, request, run, running, settings, until
+from support.engines import flows, install, read, repository, request, run, running, settings, slow, until
 
 NAME = "residual-1"
 QUICK = {"layers": ("top",)}
@@ -258,6 +258,91 @@ def test_a_model_is_ready_after_its_warm_up(tmp_path: Path) -> None:
             before = engine.statistics().programs
             flows(await read(engine.explain(request(NAME))))
             assert engine.statistics().programs == before
+
+    run(work)
+
+
+WARM = {NAME: {"warm_up": [{"x": (1, 3, 5, 5)}], "warm_up_layers": "spine"}}
+
+
+def test_a_warm_up_that_is_given_up_leaves_no_trace(tmp_path: Path) -> None:
+    repository(tmp_path, NAME)
+
+    async def work() -> None:
+        async with running(settings(tmp_path, repository={"models": WARM, "load": ()})) as engine:
+            with slow(0.2) as taken:
+                warming = asyncio.create_task(engine.load(NAME))
+                await until(lambda: len(taken) > 0)
+                warming.cancel()
+                await asyncio.gather(warming, return_exceptions=True)
+                assert states(engine)[NAME] == {"1": State.UNLOADED}
+            assert (await engine.load(NAME)).ready
+            with slow(0.2) as taken:
+                again = asyncio.create_task(engine.reload(NAME))
+                await until(lambda: len(taken) > 0)
+                again.cancel()
+                await asyncio.gather(again, return_exceptions=True)
+                assert states(engine)[NAME] == {"1": State.READY}
+            assert await answering(engine) == "1"
+
+    run(work)
+
+
+def test_the_budget_counts_what_is_being_warmed_up(tmp_path: Path) -> None:
+    names = ("residual-1", "residual-2")
+    repository(tmp_path, *names)
+    size = sum(a.nbytes for a in nf.load(network("residual")).loaded.graph.constants.values())
+    options = {"models": dict.fromkeys(names, WARM[NAME]), "memory_bytes": size}
+
+    async def work() -> None:
+        async with running(settings(tmp_path, repository=options)) as engine:
+            found = sorted(state["1"].value for state in states(engine).values())
+            assert found == ["EVICTED", "READY"]
+            assert engine.statistics().model_bytes == size
+
+    run(work)
+
+
+def test_files_that_still_change_are_left_alone(tmp_path: Path) -> None:
+    repository(tmp_path, NAME)
+    content = network("residual", seed=2).SerializeToString()
+
+    async def work() -> None:
+        async with running(settings(tmp_path)) as engine:
+            file = tmp_path / NAME / "2" / "model.onnx"
+            file.parent.mkdir()
+            for end in range(1000, len(content), 1000):  # a slow copy
+                file.write_bytes(content[:end])
+                await engine.repository.poll()
+                await asyncio.sleep(0.01)
+                assert states(engine)[NAME] == {"1": State.READY}
+            file.write_bytes(content)
+            for _ in range(2):
+                assert await answering(engine) == "1"
+                await engine.repository.poll()
+            await until(lambda: states(engine)[NAME] == {"2": State.READY})
+            assert await answering(engine) == "2"
+
+    run(work)
+
+
+def test_a_broken_configuration_leaves_the_last_good_version(tmp_path: Path) -> None:
+    repository(tmp_path, NAME)
+    config = tmp_path / NAME / "config.pbtxt"
+
+    async def work() -> None:
+        async with running(settings(tmp_path, repository={"poll_seconds": 0.02})) as engine:
+            for broken in ("max_batch_size: {", "version_policy: { specific: { versions: [9] } }"):
+                config.write_text(broken)
+                await until(lambda: bool(engine.list()[0].reason))
+                assert states(engine)[NAME] == {"1": State.READY}
+                assert await answering(engine) == "1"
+                with pytest.raises(EngineError):
+                    await engine.load(NAME)
+                assert await answering(engine) == "1"
+                config.write_text("max_batch_size: 2")
+                await until(lambda: not engine.list()[0].reason)
+            assert await answering(engine) == "1"
 
     run(work)
 

@@ -27,6 +27,17 @@ weight: 1.5e-1 other: .5f minus: -inf
 """
 
 
+def test_octal_numbers() -> None:
+    assert parse("a: 010 b: -017 c: 0 d: 10 e: 0x10 f: 0.5") == {
+        "a": [8],
+        "b": [-15],
+        "c": [0],
+        "d": [10],
+        "e": [16],
+        "f": [0.5],
+    }
+
+
 def test_a_real_configuration() -> None:
     got = parse(CONFIG)
     assert got["name"] == ["resnet50x"]
@@ -54,6 +65,7 @@ def test_a_real_configuration() -> None:
         ("a: 1 }", "a field name is missing"),
         ("a {" * 80, "nested too deeply"),
         ("[x 1", "lacks its ]"),
+        (f"a: {'9' * 5000}", "line 1: a number is too long"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, reason: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +101,7 @@ def test_what_does_not_fit_is_dropped(
 
 
 def test_limits(tmp_path: Path) -> None:
-    limited = {"enabled": True, "chunk_bytes": 100, "concurrent": 1, "idle_seconds": 0.1}
+    limited = {"enabled": True, "chunk_bytes": 100, "concurrent": 1, "idle_seconds": 0.5}
 
     async def work() -> None:
         async with running(settings(tmp_path, repository={"upload": limited})) as engine:
@@ -140,6 +144,54 @@ def test_leaving_early_and_restarting_clean_up(tmp_path: Path) -> None:
         (tmp_path / ".uploads" / "interrupted").mkdir()
         async with running(settings(tmp_path, repository=ON)):
             assert left_over(tmp_path) == []
+
+    run(work)
+
+
+def test_another_servers_uploads_are_left_alone(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(settings(tmp_path, repository=ON)) as first:
+            upload = await first.upload("new", size=len(MODEL), sha256=digest(MODEL))
+            await upload.write(MODEL[:10])
+            async with running(settings(tmp_path, repository=ON)):
+                pass
+            await upload.write(MODEL[10:])
+            assert await upload.finish() == "1"
+
+    run(work)
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def work() -> None:
+        async with running(settings(tmp_path, repository=ON)) as engine:
+            for where, name in ((os, "fsync"), (Path, "replace"), (tempfile, "mkdtemp")):
+                with monkeypatch.context() as patch:
+                    patch.setattr(where, name, full)
+                    with pytest.raises(EngineError, match="no room") as caught:
+                        await send(engine, "new")
+                assert caught.value.code is Code.RESOURCE_EXHAUSTED
+                assert left_over(tmp_path) == []
+                assert not (tmp_path / "new").exists()
+            usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+            with pytest.raises(EngineError, match="no room"):
+                await send(engine, "new")
+
+    run(work)
+
+
+def test_an_upload_that_is_cancelled_at_its_start_leaves_nothing(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with running(settings(tmp_path, repository=ON)) as engine:
+            starting = asyncio.create_task(engine.upload("new", size=len(MODEL), sha256=digest(MODEL)))
+            await asyncio.sleep(0)
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            assert left_over(tmp_path) == []
+            await asyncio.gather(send(engine, "new"), send(engine, "new"))  # both places are free
 
     run(work)
 

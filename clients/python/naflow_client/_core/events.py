@@ -21,6 +21,7 @@ from naflow_client.answers import (
     LayerInfo,
     Prediction,
     Progress,
+    ReferencePrediction,
     Summary,
 )
 from naflow_client.errors import BrokenStreamError, CallError
@@ -40,14 +41,12 @@ class Session:
     Attributes:
         header, summary: as soon as they have come.
         failures: layers without a map so far.
-        started: whether anything has come at all.
     """
 
     def __init__(self, target: str) -> None:
         self.header: Header | None = None
         self.summary: Summary | None = None
         self.failures: list[LayerFailure] = []
-        self.started = False
         self._target = target
         self._seen: set[int] = set()
         self._flows = 0
@@ -64,7 +63,6 @@ class Session:
             BrokenStreamError: the event does not fit what came before, or is damaged.
             CallError: the server gives the whole request up.
         """
-        self.started = True
         kind = event.WhichOneof("event")
         if self.summary is not None:
             raise self._broken(f"{kind} after the summary")
@@ -236,6 +234,15 @@ def _prediction(message: explanation_pb2.Prediction) -> Prediction:
         target=_score(message.target),
         target_score=message.target_score,
         squashed_by=message.squashed_by,
+        reference=_reference(message.reference) if message.HasField("reference") else None,
+    )
+
+
+def _reference(message: explanation_pb2.ReferencePrediction) -> ReferencePrediction:
+    return ReferencePrediction(
+        best=tuple(_score(item) for item in message.best),
+        scores=tuple(message.scores),
+        largest_difference=message.largest_difference,
     )
 
 

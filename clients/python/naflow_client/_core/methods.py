@@ -8,10 +8,12 @@ from typing import Any
 
 from naflow.v1 import explanation_pb2 as explanation
 from naflow.v1 import model_repository_pb2 as repository
+from naflow.v1 import reference_bank_pb2 as bank
 from naflow_client.errors import ClientError
 
 EXPLANATIONS = "/naflow.v1.ExplanationService/"
 REPOSITORY = "/naflow.v1.ModelRepositoryService/"
+BANKS = "/naflow.v1.ReferenceBankService/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,12 @@ METHODS: dict[str, Method] = {
     "explain": Method(
         f"{EXPLANATIONS}Explain", "unary_stream", explanation.ExplainRequest, explanation.ExplainEvent
     ),
+    "explain_many": Method(
+        f"{EXPLANATIONS}ExplainStream",
+        "stream_stream",
+        explanation.ExplainRequest,
+        explanation.ExplainEvent,
+    ),
     "inspect": Method(
         f"{EXPLANATIONS}InspectModel",
         "unary_unary",
@@ -69,6 +77,20 @@ METHODS: dict[str, Method] = {
         repository.UploadModelRequest,
         repository.UploadModelResponse,
         again=False,  # it may have been taken although the answer was lost
+    ),
+    "create_bank": Method(
+        f"{BANKS}CreateBank", "unary_unary", bank.CreateBankRequest, bank.CreateBankResponse
+    ),
+    "append_references": Method(
+        f"{BANKS}AppendReferences",
+        "unary_unary",
+        bank.AppendReferencesRequest,
+        bank.AppendReferencesResponse,
+    ),
+    "list_banks": Method(f"{BANKS}ListBanks", "unary_unary", bank.ListBanksRequest, bank.ListBanksResponse),
+    "get_bank": Method(f"{BANKS}GetBank", "unary_unary", bank.GetBankRequest, bank.GetBankResponse),
+    "delete_bank": Method(
+        f"{BANKS}DeleteBank", "unary_unary", bank.DeleteBankRequest, bank.DeleteBankResponse
     ),
 }
 

@@ -51,14 +51,15 @@ def explain_request(
         output=options.output or "",
         top_feature_map=options.top_feature_map or "",
         request_id=options.request_id,
-        top_k=_whole(options.top_k, "top_k", 0, 1000),
+        top_k=whole(options.top_k, "top_k", 0, 1000),
+        reference_prediction=options.reference_prediction,
     )
     wanted = options.target_class
     if isinstance(wanted, str):
         request.target.class_target.class_name = wanted
         request.target.class_target.labels.extend(options.labels)
     elif wanted is not None:
-        request.target.class_target.class_index = _whole(wanted, "target_class", -(1 << 63), (1 << 63) - 1)
+        request.target.class_target.class_index = whole(wanted, "target_class", -(1 << 63), (1 << 63) - 1)
     return request
 
 
@@ -102,7 +103,7 @@ def method(options: ExplainOptions) -> method_pb2.Method:
     if options.tolerance is not None:
         message.tolerance = _number(options.tolerance, "tolerance")
     if options.max_iterations is not None:
-        message.max_iterations = _whole(options.max_iterations, "max_iterations", 0, (1 << 32) - 1)
+        message.max_iterations = whole(options.max_iterations, "max_iterations", 0, (1 << 32) - 1)
     return message
 
 
@@ -187,7 +188,7 @@ def _number(value: object, field: str) -> float:
     return number
 
 
-def _whole(value: object, field: str, least: int, most: int) -> int:
+def whole(value: object, field: str, least: int, most: int) -> int:
     """A whole number that fits its place on the wire; numpy's count as well, booleans do not."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise RequestError(f"{field}: {value!r} is not a whole number from {least} to {most}", field=field)

@@ -17,6 +17,7 @@ VERSION = re.compile(r"[1-9][0-9]{0,17}")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 CONFIG = "config.pbtxt"
 LARGEST_CONFIG = 1 << 20
+RUNTIMES = {"platform": "onnxruntime_onnx", "backend": "onnxruntime"}
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -74,6 +75,11 @@ class ModelFolder:
     config: ModelConfig
     versions: tuple[VersionFolder, ...]
     reason: str = ""
+
+    @property
+    def look(self) -> tuple[Fingerprint, ...]:
+        """Changes with any file of an offered version."""
+        return tuple(version.fingerprint for version in self.versions)
 
 
 def check_name(name: str) -> str:
@@ -134,6 +140,7 @@ def scan_model(root: Path, name: str) -> ModelFolder | None:
     config = ModelConfig()
     try:
         _check_inside(folder, root)
+        _check_inside(folder / CONFIG, root)
         config = read_config(folder)
         there = {p.name: p for p in folder.iterdir() if VERSION.fullmatch(p.name) and p.is_dir()}
         chosen = config.policy.chosen(list(there))
@@ -156,6 +163,8 @@ def _check_inside(path: Path, root: Path) -> None:
 def _version(root: Path, folder: Path, path: Path, config: ModelConfig) -> VersionFolder:
     file = path / config.filename
     _check_inside(path, root)
+    if file.is_dir():  # a model with external data may be a folder of that name
+        file = file / "model.onnx"
     _check_inside(file, root)
     return VersionFolder(path.name, file, _fingerprint([folder / CONFIG, *sorted(path.rglob("*"))], folder))
 
@@ -182,6 +191,8 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         if not path.exists():
             return ModelConfig()
+        if not path.is_file():
+            raise LayoutError(f"{where} is not a file")
         if path.stat().st_size > LARGEST_CONFIG:
             raise LayoutError(f"{where} is larger than {LARGEST_CONFIG >> 20} MiB")
         fields = textformat.parse(path.read_text(encoding="utf-8"))
@@ -191,16 +202,29 @@ def read_config(folder: Path) -> ModelConfig:
         raise LayoutError(f"{where} is not UTF-8 text") from None
     except textformat.TextFormatError as error:
         raise LayoutError(f"{where}, {error}") from None
-    name = fields.get("name", [folder.name])[-1]
+    name = fields.get("name", [""])[-1] or folder.name
     if name != folder.name:
-        raise LayoutError(f"{where} says name {name!r}, the folder is {folder.name!r}")
-    limit = fields.get("max_batch_size", [0])[-1]
-    if not isinstance(limit, int) or limit < 0:
-        raise LayoutError(f"{where}: max_batch_size {limit!r} must be a number from 0")
-    filename = fields.get("default_model_filename", ["model.onnx"])[-1] or "model.onnx"
+        raise LayoutError(f"{where} says name {_shown(name)}, the folder is {folder.name!r}")
+    for field, ours in RUNTIMES.items():
+        other = fields.get(field, [""])[-1]
+        if other not in ("", ours):
+            raise LayoutError(f"{where} says {field} {_shown(other)}, only {ours!r} is served here")
+    limit = _count(given := fields.get("max_batch_size", [0])[-1], 0)
+    if limit is None:
+        raise LayoutError(f"{where}: max_batch_size {_shown(given)} must be a number from 0")
+    filename = fields.get("default_model_filename", [""])[-1] or "model.onnx"
     if not isinstance(filename, str) or not FILE.fullmatch(filename):
-        raise LayoutError(f"{where}: default_model_filename {filename!r} must be a plain file name")
+        raise LayoutError(f"{where}: default_model_filename {_shown(filename)} must be a plain file name")
     return ModelConfig(limit or None, _policy(fields, where), filename)
+
+
+def _count(value: textformat.Value, least: int) -> int | None:
+    return value if type(value) is int and value >= least else None  # bool is an int, too
+
+
+def _shown(value: textformat.Value) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _policy(fields: textformat.Message, where: str) -> VersionPolicy:
@@ -214,12 +238,12 @@ def _policy(fields: textformat.Message, where: str) -> VersionPolicy:
         return VersionPolicy("all")
     if kind == "specific":
         versions = options.get("versions", [])
-        if versions and all(isinstance(v, int) and v > 0 for v in versions):
+        if versions and all(_count(v, 1) for v in versions):
             return VersionPolicy("specific", versions=tuple(str(v) for v in versions))
         raise LayoutError(f"{where}: version_policy specific needs versions")
     if kind == "latest":
-        count = options.get("num_versions", [1])[-1]
-        if isinstance(count, int) and count >= 1:
+        count = _count(options.get("num_versions", [1])[-1], 1)
+        if count is not None:
             return VersionPolicy("latest", count)
         raise LayoutError(f"{where}: version_policy latest needs num_versions of at least 1")
     raise LayoutError(f"{where}: version_policy {kind!r} does not exist: latest, specific or all")

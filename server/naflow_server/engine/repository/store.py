@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import naflow_core as nf
 from naflow_server.engine import failures
 from naflow_server.engine.repository.entry import NOT_READY, Entry, Slot, no_model, not_ready
 from naflow_server.engine.repository.layout import (
+    Fingerprint,
     LayoutError,
     ModelFolder,
     VersionFolder,
@@ -32,6 +34,9 @@ log = logging.getLogger("naflow_server.repository")
 
 class Repository:
     """The models of one folder. Lives on one event loop; reading files happens on a thread of its own.
+
+    What is done to one model happens in turn, and waits for no other model: not for its warm-up either. The
+    states and what serves change between two awaits, so that they can be read at any time.
 
     Args:
         settings: see there.
@@ -55,7 +60,11 @@ class Repository:
         self._limits = nf.Limits(**settings.limits.model_dump())
         self._entries: dict[str, Entry] = {}
         self._polled: dict[str, str] = {}
-        self._lock = asyncio.Lock()
+        self._looks: dict[str, tuple[Fingerprint, ...]] = {}
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._coming: dict[int, int] = {}  # bytes of versions that are being warmed up
+        self._came = asyncio.Event()
+        self._updates: dict[str, asyncio.Task[None]] = {}
         self._reader = ThreadPoolExecutor(1, "naflow-load")
 
     @property
@@ -78,19 +87,20 @@ class Repository:
         Raises:
             EngineError: the folder cannot be read.
         """
-        async with self._lock:
-            await self._scan()
+        await self._scan()
 
     async def load_wanted(self) -> None:
         """Load what the settings name (after `scan`); failures are in the states."""
         chosen = self._settings.load
         names = list(self._entries) if chosen == "all" else chosen
-        for name in names:
-            try:
-                await self.load(name)
-            except EngineError as error:
-                if error.reason != NOT_READY:  # that has been logged
-                    log.error("model %r is not loaded: %s", name, error)
+        await asyncio.gather(*map(self._load_one, names))
+
+    async def _load_one(self, name: str) -> None:
+        try:
+            await self.load(name)
+        except EngineError as error:
+            if error.reason != NOT_READY:  # that has been logged
+                log.error("model %r is not loaded: %s", name, error)
 
     async def load(self, name: str, *, force: bool = False) -> ModelInfo:
         """Load the versions that a model's policy asks for; those that are loaded and unchanged stay.
@@ -102,7 +112,7 @@ class Repository:
             EngineError: no such model, or a version could not be loaded. What served before goes on serving.
         """
         check_name(name)
-        async with self._lock:
+        async with self._turn(name):
             folder = await self._in_thread(lambda: scan_model(self.root, name))
             entry = self._entries.get(name)
             if folder is None:
@@ -122,7 +132,7 @@ class Repository:
         Raises:
             EngineError: no such model.
         """
-        async with self._lock:
+        async with self._turn(check_name(name)):
             entry = self._known(name)
             entry.wanted = False
             for slot in entry.slots.values():
@@ -130,23 +140,32 @@ class Repository:
             return self._tell(entry)
 
     async def poll(self) -> None:
-        """Look at the folder once: load what is new or changed, drop what is gone."""
-        async with self._lock:
-            try:
-                folders = await self._scan()
-            except EngineError as error:
-                log.error("%s", error)
-                return
-            for name, folder in folders.items():
-                entry = self._entries[name]
-                if not entry.wanted:
-                    continue
-                try:
+        """Look at the folder once: begin to load what is new or changed, drop what is gone.
+
+        Files that still change are left until two looks see the same: somebody writes them.
+        """
+        try:
+            folders = await self._scan()
+        except EngineError as error:
+            log.error("%s", error)
+            return
+        last, self._looks = self._looks, {name: folder.look for name, folder in folders.items()}
+        for name, folder in folders.items():
+            busy = name in self._updates or self._turn(name).locked()
+            if self._entries[name].wanted and last.get(name) == folder.look and not busy:
+                self._updates[name] = asyncio.ensure_future(self._poll_one(name, folder))
+
+    async def _poll_one(self, name: str, folder: ModelFolder) -> None:
+        try:
+            async with self._turn(name):
+                if (entry := self._entries.get(name)) is not None and entry.wanted:
                     await self._update(entry, folder, again=False, force=False)
-                except EngineError as error:
-                    if error.message != self._polled.get(name):
-                        log.warning("model %r: %s", name, error)
-                    self._polled[name] = error.message
+        except EngineError as error:
+            if error.message != self._polled.get(name):
+                log.warning("model %r: %s", name, error)
+            self._polled[name] = error.message
+        finally:
+            del self._updates[name]
 
     def find(self, name: str, version: str | None) -> LoadedVersion | None:
         """What serves a request, or None where it has to be loaded first (`obtain`).
@@ -168,7 +187,7 @@ class Repository:
         found = self.find(name, version)
         if found is not None:
             return found
-        async with self._lock:
+        async with self._turn(name):
             slot = self._slot(name, version)
             if slot.loaded is None:
                 entry = self._entries[name]
@@ -185,8 +204,17 @@ class Repository:
             return slot.loaded
 
     def close(self) -> None:
-        """Stop the reading thread after what it does now."""
+        """Stop the reading thread after what it does now, and drop what polling has begun."""
+        for task in self._updates.values():
+            task.cancel()
         self._reader.shutdown(wait=False, cancel_futures=True)
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        """What is done to a model is done inside."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, work)
@@ -208,7 +236,8 @@ class Repository:
                 entry.slots = {v.version: Slot(v.version, v) for v in folder.versions}
                 self._entries[name] = entry
         for name in set(self._entries) - set(folders):
-            self._forget(self._entries[name])
+            if not self._turn(name).locked():  # else at the next look
+                self._forget(self._entries[name])
         return folders
 
     def _forget(self, entry: Entry) -> None:
@@ -248,6 +277,7 @@ class Repository:
     async def _load_slot(self, entry: Entry, slot: Slot, on_disk: VersionFolder) -> Exception | None:
         """Read a version, warm it up and let it serve; on failure (returned) what served before goes on."""
         began = time.monotonic()
+        before = slot.state, slot.seen
         slot.folder, slot.seen = on_disk, on_disk.fingerprint
         if slot.loaded is None:
             slot.state = State.LOADING
@@ -263,8 +293,14 @@ class Repository:
                     self._devices,
                 )
             )
-            self._make_room(fresh, slot)
+            while not self._make_room(fresh, slot):
+                await self._came.wait()
+            self._coming[id(slot)] = fresh.bytes
             await self._warm_up(fresh)
+        except asyncio.CancelledError:  # whoever asked has gone: as if nobody had
+            slot.state, slot.seen = before
+            self._tell(entry)
+            raise
         except (nf.NaflowError, EngineError) as error:
             self._failed(entry, slot, str(error))
             return error
@@ -272,6 +308,10 @@ class Repository:
             log.exception("model %r, version %s cannot be loaded", entry.name, slot.version)
             self._failed(entry, slot, str(failures.unexpected(error)))
             return error
+        finally:
+            if self._coming.pop(id(slot), None) is not None:
+                self._came.set()
+                self._came = asyncio.Event()
         slot.loaded, slot.state, slot.reason = fresh, State.READY, ""
         seconds = time.monotonic() - began
         log.info("model %r, version %s is ready after %.2f s", entry.name, slot.version, seconds)
@@ -284,15 +324,16 @@ class Repository:
         slot.reason = reason if slot.loaded is None else f"the last good file serves; the new one: {reason}"
         log.warning("model %r, version %s failed to load: %s", entry.name, slot.version, reason)
 
-    def _make_room(self, fresh: LoadedVersion, slot: Slot) -> None:
-        """Evict the least recently used versions until a new one fits the memory budget."""
+    def _make_room(self, fresh: LoadedVersion, slot: Slot) -> bool:
+        """Evict the least recently used versions until a new one fits the memory budget; False where it may
+        fit as soon as some warm-up is over."""
         budget = self._settings.memory_bytes
         if budget is None:
-            return
+            return True
         others = [
             (e, s) for e in self._entries.values() for s in e.slots.values() if s.loaded and s is not slot
         ]
-        taken = sum(s.loaded.bytes for _, s in others if s.loaded)
+        taken = sum(s.loaded.bytes for _, s in others if s.loaded) + sum(self._coming.values())
         idle = [(e, s) for e, s in others if s.loaded and not self._in_use(s.loaded)]
         idle.sort(key=lambda pair: pair[1].loaded.last_used if pair[1].loaded else 0.0)
         chosen = []
@@ -302,6 +343,8 @@ class Repository:
             taken -= other.loaded.bytes if other.loaded else 0
             chosen.append((entry, other))
         if taken + fresh.bytes > budget:
+            if self._coming:
+                return False
             raise EngineError(
                 Code.RESOURCE_EXHAUSTED,
                 f"its weights take {fresh.bytes} bytes, the memory budget has {max(0, budget - taken)} left",
@@ -312,6 +355,7 @@ class Repository:
             other.loaded, other.state, other.reason = None, State.EVICTED, ""
             log.info("model %r, version %s is evicted: memory budget", entry.name, other.version)
             self._tell(entry)
+        return True
 
     def _known(self, name: str) -> Entry:
         entry = self._entries.get(check_name(name))

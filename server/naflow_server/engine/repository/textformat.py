@@ -13,6 +13,8 @@ Value = str | int | float | bool | dict[str, "list[Value]"]
 Message = dict[str, "list[Value]"]
 
 DEEPEST = 64
+LONGEST_NUMBER = 100
+OCTAL = re.compile(r"[-+]?0[0-7]+")
 TOKEN = re.compile(
     r"""(?P<space>(?:[\s]|\#[^\n]*)+)
       | (?P<name>[A-Za-z_][A-Za-z0-9_./-]*)
@@ -116,6 +118,8 @@ class _Parser:
                 parts.append(ESCAPE.sub(_unescaped, self._token[1:-1]))
                 self._advance()
             return "".join(parts)
+        if kind == "number" and len(token) > LONGEST_NUMBER:
+            self._fail("a number is too long")
         self._advance()
         if kind == "number":
             return _number(token)
@@ -131,6 +135,8 @@ class _Parser:
 def _number(token: str) -> int | float:
     if token.lower().lstrip("+-").startswith("0x"):
         return int(token, 16)
+    if OCTAL.fullmatch(token):
+        return int(token, 8)
     plain = token.rstrip("fF")
     return float(plain) if set(plain) & set(".eE") or plain != token else int(plain)
 

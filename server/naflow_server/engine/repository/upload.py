@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import fcntl
 import hashlib
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -44,9 +48,9 @@ class Uploads:
         self._open: set[Upload] = set()
 
     async def clean(self) -> None:
-        """Remove what interrupted uploads have left."""
+        """Remove what interrupted uploads have left; not those of another server on the same folder."""
         if self._settings.enabled:
-            await asyncio.to_thread(shutil.rmtree, self._root / ASIDE, ignore_errors=True)
+            await asyncio.to_thread(_remove_dead, self._root / ASIDE)
 
     async def begin(self, name: str, *, size: int, sha256: str, version: str | None = None) -> Upload:
         """Start an upload.
@@ -85,10 +89,14 @@ class Uploads:
             )
         upload = Upload(self, name, version, size, sha256.lower())
         self._open.add(upload)
+        preparing = asyncio.ensure_future(asyncio.to_thread(upload.prepare))
         try:
-            await asyncio.to_thread(upload.prepare)
+            await asyncio.shield(preparing)
         except BaseException:
-            self._open.discard(upload)
+            await asyncio.gather(
+                preparing, return_exceptions=True
+            )  # the thread goes on when we are cancelled
+            await upload.abort()
             raise
         return upload
 
@@ -154,8 +162,18 @@ class Upload:
                 )
             aside = root / ASIDE
             aside.mkdir(mode=0o700, exist_ok=True)
+            if aside.is_symlink():
+                raise EngineError(
+                    Code.FAILED_PRECONDITION, f"{ASIDE} is a link", hint="remove it", reason="model_unusable"
+                )
             self._folder = Path(tempfile.mkdtemp(dir=aside))
-            self._file = (self._folder / self._filename).open("xb")
+            try:
+                self._file = (self._folder / self._filename).open("xb")
+            except OSError:
+                self._folder.rmdir()
+                raise
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells other servers that it is alive
         except LayoutError as error:
             raise EngineError(Code.FAILED_PRECONDITION, str(error), reason="model_unusable") from None
         except OSError as error:
@@ -238,7 +256,8 @@ class Upload:
     def _install(self) -> str:
         assert self._file is not None, "checked by finish"
         try:
-            self._file.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
             nf.load(self._folder / self._filename, limits=self._owner.limits)
             model = self._owner.root / self.name
             model.mkdir(exist_ok=True)
@@ -251,7 +270,13 @@ class Upload:
                     if self.version is not None:
                         raise self._exists(version) from None
             self._folder.chmod(0o755)
-            self._folder.replace(model / version)  # an empty folder is replaced in one step
+            try:
+                self._folder.replace(model / version)  # an empty folder is replaced in one step
+            except OSError:
+                (model / version).rmdir()
+                with contextlib.suppress(OSError):
+                    model.rmdir()  # unless it has other versions
+                raise
         except nf.NaflowError as error:
             raise failures.from_core(error) from error
         except OSError as error:
@@ -292,7 +317,23 @@ def _dropped() -> EngineError:
     )
 
 
+def _remove_dead(aside: Path) -> None:
+    """Remove the folders of uploads whose server has ended: their file's lock is free."""
+    if aside.is_symlink() or not aside.is_dir():
+        return
+    for folder in aside.iterdir():
+        with contextlib.suppress(OSError):
+            for file in folder.iterdir():
+                with file.open("rb") as opened:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _not_written(error: OSError) -> EngineError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EngineError(
+            Code.RESOURCE_EXHAUSTED, "the repository's disk has no room for it", reason="disk_full"
+        )
     return EngineError(
         Code.INTERNAL, f"the repository cannot be written: {error.strerror}", reason="repository_unwritable"
     )

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k")
+    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k", "reference_prediction")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class ExplainRequest(_message.Message):
     TOP_FEATURE_MAP_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_PREDICTION_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     inputs: _containers.MessageMap[str, _tensor_pb2.Tensor]
@@ -39,7 +40,8 @@ class ExplainRequest(_message.Message):
     top_feature_map: str
     request_id: str
     top_k: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ...) -> None: ...
+    reference_prediction: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., reference_prediction: bool = ...) -> None: ...
 
 class ExplainEvent(_message.Message):
     __slots__ = ("request_id", "header", "layer_flow", "chunk", "progress", "layer_error", "summary")
@@ -82,16 +84,28 @@ class Header(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., output: _Optional[str] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerInfo, _Mapping]]] = ..., total_layers: _Optional[int] = ..., total_bytes: _Optional[int] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("best", "target", "target_score", "squashed_by")
+    __slots__ = ("best", "target", "target_score", "squashed_by", "reference")
     BEST_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_SCORE_FIELD_NUMBER: _ClassVar[int]
     SQUASHED_BY_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     best: _containers.RepeatedCompositeFieldContainer[ClassScore]
     target: ClassScore
     target_score: float
     squashed_by: str
-    def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., target: _Optional[_Union[ClassScore, _Mapping]] = ..., target_score: _Optional[float] = ..., squashed_by: _Optional[str] = ...) -> None: ...
+    reference: ReferencePrediction
+    def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., target: _Optional[_Union[ClassScore, _Mapping]] = ..., target_score: _Optional[float] = ..., squashed_by: _Optional[str] = ..., reference: _Optional[_Union[ReferencePrediction, _Mapping]] = ...) -> None: ...
+
+class ReferencePrediction(_message.Message):
+    __slots__ = ("best", "scores", "largest_difference")
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    best: _containers.RepeatedCompositeFieldContainer[ClassScore]
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    largest_difference: float
+    def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., scores: _Optional[_Iterable[float]] = ..., largest_difference: _Optional[float] = ...) -> None: ...
 
 class ClassScore(_message.Message):
     __slots__ = ("class_index", "score")
