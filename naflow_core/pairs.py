@@ -44,7 +44,7 @@ def explain_pair(
     *,
     metric: str = "cosine",
     normalise: str = "minmax",
-    coefficients: str = "contribution",
+    coefficients: str = "gradient",
     sides: Sides = "both",
     **options: Any,
 ) -> Pair:

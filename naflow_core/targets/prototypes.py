@@ -40,7 +40,7 @@ class PrototypeTarget:
     wanted: str | int | None = PREDICTED
     metric: str = "cosine"
     normalise: str = "minmax"
-    coefficients: str = "contribution"
+    coefficients: str = "gradient"
     contrast: bool = False
 
     def __post_init__(self) -> None:

@@ -37,7 +37,7 @@ class SimilarityTarget:
     references: Any
     metric: str = "cosine"
     normalise: str = "minmax"
-    coefficients: str = "contribution"
+    coefficients: str = "gradient"
     names: Sequence[str] = ()
     paired: bool = False
 

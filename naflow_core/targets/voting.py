@@ -38,7 +38,7 @@ class BankTarget:
     wanted: str | int | None = None
     metric: str = "cosine"
     normalise: str = "minmax"
-    coefficients: str = "contribution"
+    coefficients: str = "gradient"
     temperature: float = 0.07
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def check_against_differences(
     model: nf.Model, proto: onnx.ModelProto, x: np.ndarray, references: np.ndarray, metric: str, step: float
 ) -> None:
     """p, w and G_K of both kinds of coefficients, to 1e-3."""
-    target = nf.SimilarityTarget(references, metric, normalise="none")
+    target = nf.SimilarityTarget(references, metric, "none", "contribution")
     aim, t, G, explanation = aimed(model, x, target)
     head = head_of(proto, explanation.plan.top, explanation.plan.head.output)
     e = head(t)

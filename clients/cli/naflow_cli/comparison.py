@@ -34,7 +34,7 @@ class Comparison:
     bank: Path | None
     metric: str = "cosine"
     normalise: str = "minmax"
-    coefficients: str = "contribution"
+    coefficients: str = "gradient"
     neighbours: int = NEIGHBOURS
 
     @classmethod

@@ -135,7 +135,7 @@ def explain(
         str | None, typer.Option(help="cosine (default), dot, euclidean or image-to-class.")
     ] = None,
     normalise: Annotated[str | None, typer.Option(help="Channel weights: minmax (default) or none.")] = None,
-    coefficients: Annotated[str | None, typer.Option(help="contribution (default) or gradient.")] = None,
+    coefficients: Annotated[str | None, typer.Option(help="gradient (default) or contribution.")] = None,
     neighbours: Annotated[
         int | None, typer.Option(help="How many of the bank's nearest vote, default 20.")
     ] = None,

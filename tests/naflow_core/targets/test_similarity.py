@@ -131,7 +131,7 @@ def test_a_unit_vector_as_reference_is_the_class_logit(normalise: str) -> None:
     channel = 2
     assert (model.embed(x)[:, channel] > 0).all()
     reference = np.eye(4, dtype=np.float32)[channel]
-    target = nf.SimilarityTarget(reference, "dot", normalise)
+    target = nf.SimilarityTarget(reference, "dot", normalise, "contribution")
     found = model.explain(x, target, layers=NEAR_THE_TOP).collect()
     wanted = model.explain(x, nf.ClassTarget(channel), layers=NEAR_THE_TOP, top_feature_map=TOP).collect()
     for mine, theirs in zip(found.flows, wanted.flows, strict=True):
