@@ -207,7 +207,7 @@ def hostile():
     net.add("GlobalAveragePool", ["i"], "g")
     net.add("Sigmoid", ["g"], "gate")
     net.add("Mul", ["i", "gate"], "b")
-    net.conv("b", "c1", 1, 4, group=4)
+    net.conv("b", "c1", 4, 4, group=4)
     net.add("Relu", ["c1"], "top")
     close_with_head(net, "top", 4)
     return nf.load(net.model())
@@ -234,7 +234,7 @@ def test_depthwise_channels_are_solved_one_by_one():
     """With damping and bounds, each channel as if it were alone; a dead one stays empty."""
     net = Net(2)
     net.add("Relu", ["x"], "r0")
-    net.conv("r0", "c1", 1, 3, group=3)
+    net.conv("r0", "c1", 3, 3, group=3)
     net.constants["w_c1"][1] = 0.0
     net.constants["w_c1"][2] *= np.float32(1e3)
     net.add("Relu", ["c1"], "top")

@@ -115,7 +115,7 @@ def nothing_left(server: Running) -> Iterator[None]:
     until(lambda: tasks(server) == waiting)
     until(lambda: not set(threading.enumerate()) - before)
     until(lambda: held() <= memory)
-    assert not [o for o in gc.get_objects() if isinstance(o, nf.Explanation)]
+    assert not [o for o in gc.get_objects() if type(o) is nf.Explanation]
 
 
 def events_before(stalls: bool) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from naflow_cli.bank import bank_app
+from naflow_cli.interruption import heed_signals
 
 app = typer.Typer(
     name="naflow",
@@ -292,13 +291,8 @@ def run(arguments: list[str] | None = None) -> None:
     Exit status: 0 success, 1 failed check, 2 bad usage or bad input, 130 interrupted.
     """
     _keep_libraries_quiet()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # so that half-written results are cleared away
+    heed_signals()  # so that half-written results are cleared away
     sys.exit(_status(lambda: app(arguments, prog_name="naflow", standalone_mode=False)))
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _status(command: Callable[[], Any]) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import naflow_core as nf
+from naflow_cli.interruption import check_interrupted
 
 MARK = "manifest.json"
 OURS = re.compile(
@@ -40,6 +41,7 @@ def staged(folder: Path) -> Iterator[Path]:
         results = scratch / "results"
         results.mkdir()
         yield results
+        check_interrupted()
         try:
             _publish(results, folder, scratch / "earlier")
         except OSError as error:

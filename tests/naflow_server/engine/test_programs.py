@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -46,7 +47,11 @@ asyncio.run(work())
 def in_a_process(root: Path, cache: Path) -> tuple[dict[str, Any], str]:
     """What a fresh process has compiled for one request, and its log."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(root), str(cache)], capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", PROGRAM, str(root), str(cache)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
