@@ -1,7 +1,7 @@
 """Interruption by a signal, heeded even where Python drops the exception that stands for it.
 
-An exception that is raised while a destructor or a library's callback runs is printed and forgotten. So a signal
-leaves a mark as well, which is looked at before results are handed over.
+An exception that is raised while a destructor or a library's callback runs is printed and forgotten. So a
+signal leaves a mark as well, which is looked at before results are handed over.
 """
 
 from __future__ import annotations

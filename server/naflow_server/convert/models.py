@@ -77,8 +77,8 @@ def _tensor_info(spec: Mapping[str, Any]) -> rep.TensorInfo:
 
 
 def _ruled(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Field values of a segment or node: its rule's class is called `class` in the report. Estimated costs are
-    not on the wire."""
+    """Field values of a segment or node: its rule's class is called `class` in the report. Estimated costs
+    are not on the wire."""
     left_out = {"class", "cost"}
     values = {key: value for key, value in facts.items() if key not in left_out and value is not None}
     return values | {"rule_class": RULE_CLASSES.get(facts["class"], rep.RULE_CLASS_UNSPECIFIED)}
