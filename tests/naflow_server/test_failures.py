@@ -151,6 +151,8 @@ def in_progress(server: Running, stalls: bool) -> None:
 def cancelled(server: Running, rpc: str, stalls: bool) -> float:
     with opened(server, rpc, stalls) as call:
         in_progress(server, stalls)
+        if not stalls:
+            next(call)  # the top map takes no step, so this is the second that does
         moment = time.monotonic()
         call.cancel()
         until(lambda: free(server))
@@ -199,7 +201,7 @@ def test_the_thread_is_free_one_layer_later(
         with nothing_left(server), slow(LAYER) as taken:
             moment = fail(server, rpc, False)
             seconds = until(lambda: free(server)) - moment
-            assert 0 < len(taken) < LAYERS - 1, "it was hit in the middle"
+            assert 1 < len(taken) < LAYERS - 1, "it was hit in the middle"
         found.append(seconds)
         if seconds <= BOUND:
             break
