@@ -1,6 +1,6 @@
 """NAFlow: layer-by-layer attention flows for CNNs, straight from an ONNX file."""
 
-from naflow_core import inverse, ops
+from naflow_core import evaluate, inverse, ops
 from naflow_core.ahead import drop_programs
 from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import (
@@ -69,6 +69,7 @@ __all__ = [
     "UnsupportedOperatorError",
     "__version__",
     "drop_programs",
+    "evaluate",
     "explain_pair",
     "inverse",
     "load",

@@ -52,6 +52,7 @@ class Metrics:
         self._layers = Counter(
             "naflow_layers", "Layers by outcome", ["model", "outcome"], registry=self.registry
         )
+        self._sent_of: dict[str, Counter] = {}
         self._pictures = Histogram(
             "naflow_batch_pictures",
             "Pictures computed together",
@@ -76,7 +77,7 @@ class Metrics:
         """An event of an explanation of a model that exists was sent."""
         match event:
             case LayerFlow():
-                self._layers.labels(model, "sent").inc()
+                self._sent(model).inc()
             case LayerFailure():
                 self._layers.labels(model, "failed").inc()
             case Summary():
@@ -84,6 +85,13 @@ class Metrics:
                     self._stages.labels(model, stage).observe(getattr(event.seconds, stage))
                 self._pictures.labels(model).observe(event.batch_size)
                 self._iterations.labels(model).observe(event.iterations)
+
+    def _sent(self, model: str) -> Counter:
+        """The counter of a model's maps, looked up once: there is one event for each map."""
+        counter = self._sent_of.get(model)
+        if counter is None:
+            counter = self._sent_of[model] = self._layers.labels(model, "sent")
+        return counter
 
     def ended(self, model: str, code: str) -> None:
         """An explanation ended; `model` is "" where the request named none that exists."""

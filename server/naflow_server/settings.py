@@ -101,6 +101,8 @@ class LimitSettings(Section):
         message_bytes: largest gRPC message that is read.
         pictures: in one request.
         input_bytes: of all input tensors of one request.
+        references: that one request is compared with, and the most of a bank that may vote.
+        reference_bytes: of all of them; references that come as pictures are at most `pictures`.
         layers: names in one request's list of layers.
         queue: requests that wait for computation, per model; more are refused with RESOURCE_EXHAUSTED.
         active: explanations that are computed in turns on one device. Each holds the activations of its
@@ -116,6 +118,8 @@ class LimitSettings(Section):
     message_bytes: PositiveInt = 64 * MIB
     pictures: PositiveInt = 64
     input_bytes: PositiveInt = 64 * MIB
+    references: PositiveInt = 4096
+    reference_bytes: PositiveInt = 16 * MIB
     layers: PositiveInt = 2000
     queue: PositiveInt = 64
     active: PositiveInt = 4
@@ -232,6 +236,7 @@ class BankSettings(Section):
         dimension: largest embedding, in numbers.
         append_bytes: embeddings of one append, and its labels.
         total_bytes: of all banks on disk.
+        memory_bytes: of embeddings that are kept in memory for requests to come, those used last.
     """
 
     path: Path | None = None
@@ -240,6 +245,7 @@ class BankSettings(Section):
     dimension: PositiveInt = 16_384
     append_bytes: Annotated[int, Field(ge=1, le=256 * MIB)] = 16 * MIB
     total_bytes: PositiveInt = 8 * GIB
+    memory_bytes: PositiveInt = 1 * GIB
 
 
 class CompilationSettings(Section):

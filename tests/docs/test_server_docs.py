@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2  # noqa: F401 (known to json_format where an Any holds one)
 
-from naflow.v1 import explanation_pb2, model_repository_pb2, reference_bank_pb2
+from naflow.v1 import explanation_pb2, method_pb2, model_repository_pb2, reference_bank_pb2
 from naflow_server.engine import Code, Engine
 from naflow_server.errors import CODES
 from naflow_server.settings import Settings
@@ -31,7 +31,7 @@ SERVICES = [
     model_repository_pb2.DESCRIPTOR.services_by_name["ModelRepositoryService"],
     reference_bank_pb2.DESCRIPTOR.services_by_name["ReferenceBankService"],
 ]
-MODULES: list[Any] = [explanation_pb2, model_repository_pb2, reference_bank_pb2]
+MODULES: list[Any] = [explanation_pb2, method_pb2, model_repository_pb2, reference_bank_pb2]
 EXAMPLES = re.findall(r"^`(\w+)`:\n\n```protojson\n(.*?)^```$", RPC, re.DOTALL | re.MULTILINE)
 
 
@@ -111,7 +111,7 @@ def test_examples_are_messages(name: str, body: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == RPC.count("```protojson") == 11
+    assert len(EXAMPLES) == RPC.count("```protojson") == 12
 
 
 def test_every_reason_is_documented() -> None:
@@ -172,6 +172,8 @@ def test_defaults_of_limits_are_as_documented() -> None:
         assert re.search(rf"^\| `{re.escape(row)}` \| {value}\b", OPERATIONS, re.MULTILINE), row
     shown = f"{limits.pictures}, {limits.input_bytes // mib} MiB, {limits.layers}"
     assert f"| {shown} |" in OPERATIONS
+    shown = f"| {limits.references}, {limits.reference_bytes // mib} MiB |"
+    assert shown in OPERATIONS
     banks = Settings().banks
     assert f"| {banks.banks}, {banks.embeddings} in each, {banks.total_bytes >> 30} GiB |" in OPERATIONS
     assert f"| {banks.append_bytes // mib} MiB, {banks.dimension} |" in OPERATIONS

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import naflow_core as nf
+from naflow_cli.inputs import read_inputs
 from support.command_line import DEMO_MODEL, ROOT, Ended, naflow
 
 EXAMPLE = ROOT / "examples" / "contrastive_digits"
@@ -165,7 +166,15 @@ BANK = "BANK"
         ((*REFERENCE, "--normalise", "max"), "normalise 'max' does not exist"),
         ((*REFERENCE, "--metric", "image-to-class"), "compares local descriptors"),
         ((*REFERENCE, "--labels", EXAMPLE / "labels.txt"), "--labels names classes"),
-        ((*REFERENCE, "--server", "localhost:1"), "leave --server out"),
+        (("--server-bank", "b"), "--server-bank is for --server"),
+        ((*REFERENCE, "--server-bank", "b"), "--reference and --server-bank exclude each other"),
+        ((*REFERENCE, "--contrast"), "--contrast needs ways to choose from"),
+        ((*REFERENCE, "--sides", "left"), "--sides 'left' does not exist"),
+        ((*REFERENCE, *REFERENCE, "--sides", "both"), "do not pair with"),
+        (("--bank", BANK, "--sides", "both"), "--sides needs pairs of pictures"),
+        (("--sides", "both"), "--sides has no effect on class scores"),
+        ((*REFERENCE, *REFERENCE, "--sides", "query"), "2 references do not pair with 1 pictures"),
+        (("--supports", BANK), "is not a folder"),
         (("--reference", "missing.png"), "missing.png"),
         (("--bank", "missing.npz"), "'missing.npz': cannot be read"),
         (("--bank", EXAMPLE / "labels.txt"), "is no reference bank: not an .npz file"),
@@ -216,3 +225,47 @@ def test_bank_that_cannot_be_made(tmp_path: Path, arguments: Any, said: str) -> 
 def test_bank_is_not_written_over_a_folder(tmp_path: Path) -> None:
     ended = naflow("bank", "create", MODEL, QUERY, "--out", tmp_path)
     assert (ended.status, "is a folder" in ended.stderr) == (2, True)
+
+
+def test_point_to_point(tmp_path: Path) -> None:
+    """The map over the reference is the core's, for the place of the top feature map under the pixel."""
+    model = nf.load(MODEL)
+    options = ("--reference", SUPPORTS[2], *PREPROCESS, "--point", "20,9")
+    _, manifest = explained(tmp_path, *options)
+    found = manifest["point"]
+    assert found["pixel"] == [20, 9]
+    x, other = (read_inputs(model, [path], str(EXAMPLE / "preprocess.json")) for path in (QUERY, SUPPORTS[2]))
+    arrays = [next(iter(batch.arrays.values())) for batch in (x, other)]
+    shape = model.plan(arrays[0]).program.shapes[found["tensor"]]
+    row, column = 9 * shape[2] // 32, 20 * shape[3] // 32
+    assert found["place"] == [row, column]
+    expected = nf.point_to_point(model, *arrays, (row, column))
+    saved = np.load(tmp_path / "out" / "point.npz")[found["tensor"]]
+    assert saved.tobytes() == expected[0].tobytes()
+    assert found["terms"] == [pytest.approx(float(expected.sum()), rel=1e-5)]
+    (own,) = (tmp_path / "out" / "overlays").iterdir()
+    with Image.open(tmp_path / "out" / "point.png") as over_reference, Image.open(own) as over_input:
+        assert over_reference.size == over_input.size
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f"what answers to pixel 20,9 of {QUERY.name}" in text
+    assert manifest["target"]["label"] == "pair"
+    again = naflow("explain", "--manifest", tmp_path / "out" / "manifest.json", "--out", tmp_path / "again")
+    assert again.status == 0, again.stderr
+    assert (tmp_path / "again" / "point.npz").read_bytes() == (tmp_path / "out" / "point.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--point", "1,1"), "--point has no effect on class scores"),
+        ((*REFERENCE, "--point", "1"), "--point '1' is not understood"),
+        ((*REFERENCE, "--point", "32,0"), "lies outside the 32 x 32 pixels"),
+        ((*REFERENCE, "--point", "1,1", "--metric", "euclidean"), "has no terms by place"),
+        ((*REFERENCE, "--point", "1,1", "--server", "localhost:1"), "--point is computed in this process"),
+    ],
+)
+def test_points_that_do_not_fit(tmp_path: Path, arguments: Any, said: str) -> None:
+    ended = naflow("explain", MODEL, QUERY, "--out", tmp_path / "out", *TOP, *arguments, *PREPROCESS)
+    assert (ended.status, ended.stderr.count("\n")) == (2, 1)
+    assert said in ended.stderr
+    assert not (tmp_path / "out").exists()

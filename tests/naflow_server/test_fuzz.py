@@ -20,10 +20,11 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 
 from naflow.v1 import explanation_pb2 as ex
+from naflow.v1 import reference_bank_pb2 as rb
 from support.benchmarks import script
 from support.blocks import picture
 from support.engines import repository
-from support.fuzz import MAKERS, MESSAGE_BYTES, MODEL, noise
+from support.fuzz import MAKERS, MESSAGE_BYTES, MODEL, bank_call, noise
 from support.grpc_server import DETAILS, Stubs, assembled, request, stubs
 
 CODE = grpc.StatusCode
@@ -127,6 +128,24 @@ def test_hostile_requests(stub: Stubs, server: Any) -> None:
     events = [e for e in stub.explanation.Explain(request(picture(1), MODEL)) if not e.HasField("progress")]
     assert events[-1].HasField("summary")
     assert assembled(events)
+
+
+def test_hostile_bank_requests(stub: Stubs, server: Any) -> None:
+    """Some are sound: banks come and go, and fill up."""
+    chance = random.Random(11)
+    codes: Counter[str] = Counter()
+    for number in range(REQUESTS):
+        rpc, content = bank_call(chance)
+        code = sent(stub, rpc, content)
+        assert code is None or code in EXPECTED, (number, rpc)
+        codes["OK" if code is None else code.name] += 1
+    assert min(codes[name] for name in ("OK", "INVALID_ARGUMENT", "NOT_FOUND")) > REQUESTS // 20, codes
+    assert codes["FAILED_PRECONDITION"], codes
+    assert server.runs
+    for bank in stub.banks.ListBanks(rb.ListBanksRequest()).banks:
+        assert not bank.reason
+        stub.banks.DeleteBank(rb.DeleteBankRequest(bank_name=bank.bank_name, bank_id=bank.bank_id))
+    assert not stub.banks.ListBanks(rb.ListBanksRequest()).banks
 
 
 def test_the_codes_are_documented() -> None:

@@ -246,9 +246,18 @@ def test_inspection_equals_the_report_in_process(stub: Stubs, folder: Path) -> N
     ]
     assert list(report.blocks) == facts["blocks"]
     for found, wanted in zip(report.segments, facts["segments"], strict=True):
-        assert plain(found, "rule_class") == {k: v for k, v in wanted.items() if k not in ("class", "cost")}
+        own = {k: v for k, v in wanted.items() if k not in ("class", "cost")}
+        assert plain(found, "rule_class", "cost") == own
+        assert plain(found.cost) == wanted["cost"]
         assert rep.RuleClass.Name(found.rule_class) == f"RULE_CLASS_{wanted['class'].upper()}"
     assert [node.name for node in report.nodes] == [node["name"] for node in facts["nodes"]]
+    assert {**plain(report.cost), "typical_iterations": report.typical_iterations} == facts["cost"]
+    assert report.cost.solve_multiply_adds
+    assert plain(report.flows) == facts["flows"]
+    assert [plain(group) for group in report.without_flow] == facts["without_flow"]
+    assert report.without_flow
+    assert list(report.notes) == facts["notes"]
+    assert {k: tuple(v) if isinstance(v, list) else v for k, v in plain(report.head).items()} == facts["head"]
     assert report.inputs[0].declared_shape[0].symbol == "n"
     assert [d.size for d in report.inputs[0].declared_shape][1:] == facts["inputs"][0]["shape"][1:]
     refused = stub.explanation.InspectModel(ex.InspectModelRequest(model_name="unsupported")).report

@@ -20,6 +20,7 @@ from naflow.v1 import (
     model_report_pb2,
     model_repository_pb2,
     reference_bank_pb2,
+    similarity_pb2,
     tensor_pb2,
 )
 
@@ -32,6 +33,7 @@ MODULES = (
     model_report_pb2,
     model_repository_pb2,
     reference_bank_pb2,
+    similarity_pb2,
     tensor_pb2,
 )
 IGNORE = re.compile(r"buf:lint:ignore (\w+)")

@@ -169,9 +169,7 @@ def _outputs(
         source = next(iter(program.inputs), "")
         subprogram, operands = program.extract(source, computed, whole=True)
         x = values[source] if source else np.zeros((), np.float32)
-        found.update(
-            zip(computed, evaluate(subprogram, x, program.operands(operands, values)), strict=True)
-        )
+        found.update(zip(computed, evaluate(subprogram, x, program.operands(operands, values)), strict=True))
     for name in program.outputs:
         for store in (program.known, weights, values):
             if name not in found and name in store:
@@ -183,9 +181,7 @@ def _small(expected: np.ndarray) -> bool:
     return _kind(expected.dtype) == "integer" and expected.dtype.itemsize <= 2
 
 
-def compare(
-    found: Any, expected: np.ndarray, rtol: float, atol: float, *, carried: bool = False
-) -> str:
+def compare(found: Any, expected: np.ndarray, rtol: float, atol: float, *, carried: bool = False) -> str:
     """What differs, in one line; "" where the values agree.
 
     Args:

@@ -82,7 +82,13 @@ def _node_cases() -> Iterator[ConformanceCase]:
         ((inputs, outputs),) = test.data_sets
         model = _lifted(test.model)
         yield _case(
-            test.name, "node", first[base if expanded else test.name], expanded, model, inputs, outputs,
+            test.name,
+            "node",
+            first[base if expanded else test.name],
+            expanded,
+            model,
+            inputs,
+            outputs,
             (test.rtol, test.atol),
         )
 

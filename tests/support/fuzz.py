@@ -12,11 +12,14 @@ from google.protobuf.message import Message
 
 from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import method_pb2 as me
+from naflow.v1 import reference_bank_pb2 as rb
+from naflow.v1 import similarity_pb2 as sim
 from naflow.v1 import tensor_pb2 as te
 from support.blocks import picture
-from support.grpc_server import request
+from support.grpc_server import request, tensor
 
 MODEL = "residual"
+CLASSES = 4  # of its output, which counts as an embedding here
 MESSAGE_BYTES = 1 << 20  # what the fuzzed server takes
 NAMES = ["nowhere", "residual2", "", "..", "a/b", "/etc/passwd", "\x00", "residual ", "%s%n", "\u202e"]
 NAMES += ["\u2603" * 3000, "x" * 200_000]
@@ -108,9 +111,80 @@ def odd_text(chance: random.Random) -> bytes:
     return bytes([number << 3 | 2, len(text)]) + text + request(picture(0), MODEL).SerializeToString()
 
 
+def odd_similarity(chance: random.Random) -> bytes:
+    """References, supports or a bank with rows, labels and options that hardly ever fit together."""
+    count, width = chance.choice([1, 2, 2, 3, 5000]), chance.choice([CLASSES, CLASSES, 1, 7])
+    rows = np.arange(1, 1 + count * width, dtype=np.float32).reshape(count, width)
+    if chance.random() < 0.3:
+        rows[chance.randrange(count)] = chance.choice([np.nan, np.inf, 0, 3e38, 1e-45])
+    labels = [chance.choice(["a", "b", *WORDS]) for _ in range(chance.choice([0, 1, count, count]))]
+    how = sim.Comparison(metric=chance.choice(["", "cosine", "dot", "euclidean", "image-to-class", *NAMES]))
+    how.coefficients = chance.choice([0, 1, 2, 3, -1])  # type: ignore[assignment]
+    message = request(picture(0), MODEL)
+    match chance.randrange(4):
+        case 0:
+            one = message.target.similarity_target
+            one.references.embeddings.CopyFrom(tensor(rows))
+            one.comparison.CopyFrom(how)
+            one.paired = chance.random() < 0.3
+        case 1:
+            sizes = chance.choice([(1, 3, 5, 5), (2, 3, 5, 5), (1, 3, 5, 6), (1, 5, 5), (99, 3, 5, 5), (1,)])
+            own = message.target.similarity_target.references.pictures.inputs
+            own[chance.choice(["", "x", "y", "\x00"])].CopyFrom(tensor(np.ones(sizes, np.float32)))
+        case 2:
+            episode = message.target.prototype_target
+            episode.supports.embeddings.CopyFrom(tensor(rows))
+            episode.labels.extend(labels)
+            episode.wanted = chance.choice(["", "a", *WORDS, *NAMES])
+            episode.contrast = chance.random() < 0.3
+            episode.comparison.CopyFrom(how)
+        case _:
+            bank = message.target.bank_target
+            if chance.random() < 0.5:
+                bank.bank_name = chance.choice([*NAMES, "nobody"])
+            else:
+                bank.embeddings.embeddings.CopyFrom(tensor(rows))
+                bank.embeddings.labels.extend(labels)
+                bank.embeddings.model_sha256 = chance.choice(["", "", "ab" * 32, "x"])
+            bank.neighbours = chance.choice([0, 1, 2, 2**32 - 1])
+            bank.wanted = chance.choice(["", "", "a", *WORDS])
+            if chance.random() < 0.3:
+                bank.temperature = chance.choice(FLOATS)
+            bank.comparison.CopyFrom(how)
+    return message.SerializeToString()
+
+
+def bank_call(chance: random.Random) -> tuple[str, bytes]:
+    """A method of the banks' service, and a request of which one or two fields are something else."""
+    name, digest = chance.choice(["b1", "b2", *NAMES]), chance.choice(["ab" * 32, "ab" * 32, "cd" * 32])
+    width = chance.choice([3, 3, 4])
+    rows = tensor(np.ones((chance.choice([1, 2]), width), np.float32))
+    sound: dict[str, Message] = {
+        "CreateBank": rb.CreateBankRequest(bank_name=name, dimension=width, model_sha256=digest),
+        "AppendReferences": rb.AppendReferencesRequest(
+            bank_name=name, model_sha256=digest, embeddings=rows, labels=["a"] * rows.shape[0]
+        ),
+        "ListBanks": rb.ListBanksRequest(),
+        "GetBank": rb.GetBankRequest(bank_name=name),
+        "DeleteBank": rb.DeleteBankRequest(bank_name=name),
+    }
+    method = chance.choice([*sound, "AppendReferences"])
+    message = sound[method]
+    for _ in range(chance.randint(0, 2) if message.DESCRIPTOR.fields else 0):
+        _mutate(message, chance)
+    raw = bytearray(message.SerializeToString())
+    if raw and chance.random() < 0.1:
+        raw[chance.randrange(len(raw))] = chance.randrange(256)
+    return f"ReferenceBankService/{method}", bytes(raw)
+
+
 def mutated(chance: random.Random) -> bytes:
     """A valid request with one to three fields, at any depth, set to something else of their type."""
     message = valid()
+    if chance.random() < 0.3:
+        own = message.target.prototype_target
+        own.supports.embeddings.CopyFrom(tensor(np.ones((1, CLASSES), np.float32)))
+        own.labels.append("a")
     for _ in range(chance.randint(1, 3)):
         _mutate(message, chance)
     return message.SerializeToString()
@@ -163,5 +237,6 @@ MAKERS: list[Callable[[random.Random], bytes]] = [
     odd_values,
     odd_names,
     odd_text,
+    odd_similarity,
     mutated,
 ]

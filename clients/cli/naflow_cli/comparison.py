@@ -1,33 +1,36 @@
-"""What pictures are compared with: options, files, and the target that is made of them."""
+"""What pictures are compared with: the options, from the command line and from a manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, get_args
 
 import naflow_core as nf
-from naflow_cli.inputs import ARRAY_SUFFIXES, digest, load_array, read_inputs
-from naflow_client import Preprocessing
-from naflow_client.pictures import thumbnail
-from naflow_client.report import Compared
+from naflow_cli.banking import found_pictures
+from naflow_cli.inputs import digest
+from naflow_core.pairs import Sides
 
 CHOICES = ("metric", "normalise", "coefficients", "neighbours")
 NEIGHBOURS = 20
+SOURCES = ("reference", "supports", "bank", "server_bank")
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The options of a similarity; either `references` or `bank` is given.
+    """The options of a similarity: with `references`, with supports (`references` that have `ways`), with
+    a `bank`, or with a `server_bank`.
 
     Attributes:
         references: pictures, or .npy/.npz files of pictures or embeddings.
         bank: a reference bank.
-        neighbours: how many of the bank vote.
+        neighbours: how many of a bank vote.
+        ways: few-shot: the way of each reference.
+        contrast: few-shot: take off the similarity with the runner-up.
+        sides: pairs of inputs and references, in order, and which of the two are explained.
+        server_bank: name of a bank that the server keeps.
+        point: pixel (x, y) of the inputs' tensors, to show what answers to it in the references.
     """
 
     references: tuple[Path, ...]
@@ -36,28 +39,73 @@ class Comparison:
     normalise: str = "minmax"
     coefficients: str = "gradient"
     neighbours: int = NEIGHBOURS
+    ways: tuple[str, ...] = ()
+    contrast: bool = False
+    sides: str | None = None
+    server_bank: str | None = None
+    point: tuple[int, int] | None = None
 
     @classmethod
     def from_options(
-        cls, references: Sequence[Path], bank: Path | None, choices: Mapping[str, Any]
+        cls,
+        sources: Mapping[str, Any],
+        choices: Mapping[str, Any],
+        *,
+        contrast: bool = False,
+        sides: str | None = None,
+        point: tuple[int, int] | None = None,
     ) -> Comparison | None:
         """From the command line; None where a class is explained.
 
+        Args:
+            sources: by the names in SOURCES, what to compare with; empty or None where not given.
+            choices: by the names in CHOICES; None where not given.
+
         Raises:
             OptionError: options that exclude or miss each other.
+            InputError: a folder has no pictures.
         """
         given = {name: value for name, value in choices.items() if value is not None}
-        if not references and bank is None:
-            if given:
+        found = [name for name in SOURCES if sources[name]]
+        if not found:
+            idle = [*given, *(["contrast"] if contrast else []), *(["sides"] if sides else [])]
+            idle += ["point"] if point else []
+            if idle:
                 raise nf.OptionError(
-                    f"--{next(iter(given))} has no effect on class scores", hint="give --reference or --bank"
+                    f"--{idle[0]} has no effect on class scores", hint="give --reference or --bank"
                 )
             return None
-        if references and bank is not None:
-            raise nf.OptionError("--reference and --bank exclude each other", hint="leave one out")
-        if references and "neighbours" in given:
-            raise nf.OptionError("--neighbours has no effect with --reference", hint="leave it out")
-        return cls(tuple(references), bank, **given)
+        source = found[0]
+        if len(found) > 1:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in found[:2])
+            raise nf.OptionError(f"{names} exclude each other", hint="leave one out")
+        if "neighbours" in given and "bank" not in source:
+            raise nf.OptionError(f"--neighbours has no effect with --{source}", hint="leave it out")
+        if contrast and source != "supports":
+            raise nf.OptionError("--contrast needs ways to choose from", hint="give --supports")
+        if (sides or point) and source != "reference":
+            name = "sides" if sides else "point"
+            raise nf.OptionError(f"--{name} needs pairs of pictures", hint="give --reference")
+        if sides is not None and sides not in get_args(Sides):
+            raise nf.OptionError(f"--sides {sides!r} does not exist", hint="use query, gallery or both")
+        references, ways = tuple(sources["reference"]), ()
+        if source == "supports":
+            if not sources["supports"].is_dir():
+                raise nf.OptionError(
+                    f"--supports {sources['supports']}: is not a folder", hint="with a folder for each way"
+                )
+            references = tuple(found_pictures([sources["supports"]]))
+            ways = tuple(path.absolute().parent.name for path in references)
+        return cls(
+            references,
+            sources["bank"],
+            **given,
+            ways=ways,
+            contrast=contrast,
+            sides=sides or ("query" if point else None),
+            point=point,
+            server_bank=sources["server_bank"],
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> Comparison | None:
@@ -66,21 +114,58 @@ class Comparison:
             return None
         bank = values["bank"]
         choices = {name: values[name] for name in CHOICES}
+        # what later versions have added may be missing
+        choices |= {"contrast": values.get("contrast", False), "sides": values.get("sides")}
+        choices["server_bank"] = values.get("server_bank")
+        kinds = {"neighbours": int, "contrast": bool, "sides": str | None, "server_bank": str | None}
         for name, value in choices.items():
-            if not isinstance(value, int if name == "neighbours" else str):
+            if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
         paths = tuple(Path(entry["path"]) for entry in values["references"])
-        return cls(paths, Path(bank["path"]) if bank else None, **choices)
+        ways = tuple(str(way) for way in values.get("ways", ()))
+        point = None
+        if values.get("point"):
+            x, y = map(int, values["point"])
+            point = (x, y)
+        return cls(paths, Path(bank["path"]) if bank else None, ways=ways, point=point, **choices)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Everything that is read."""
         return (*self.references, *([self.bank] if self.bank else []))
 
+    @property
+    def with_bank(self) -> bool:
+        """Whether neighbours vote."""
+        return self.bank is not None or self.server_bank is not None
+
+    def explained(self, inputs: Sequence[Path]) -> tuple[Path, ...]:
+        """Whose maps are wanted."""
+        return {
+            None: tuple(inputs),
+            "query": tuple(inputs),
+            "gallery": self.references,
+            "both": (*inputs, *self.references),
+        }[self.sides]
+
+    def compared(self, inputs: Sequence[Path]) -> tuple[Path, ...]:
+        """What those are compared with; in pairs, the other side."""
+        return {
+            None: self.references,
+            "query": self.references,
+            "gallery": tuple(inputs),
+            "both": (*self.references, *inputs),
+        }[self.sides]
+
     def facts(self) -> dict[str, Any]:
         """What changes the maps, for reports."""
-        names = CHOICES if self.bank else CHOICES[:-1]
-        return {name: getattr(self, name) for name in names}
+        names = CHOICES if self.with_bank else CHOICES[:-1]
+        found = {name: getattr(self, name) for name in names}
+        if self.ways:
+            found["contrast"] = self.contrast
+        if self.sides is not None:
+            found["sides"] = self.sides
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -88,111 +173,12 @@ class Comparison:
             "references": [_entry(path) for path in self.references],
             "bank": _entry(self.bank) if self.bank else None,
             **{name: getattr(self, name) for name in CHOICES},
+            "ways": list(self.ways),
+            "contrast": self.contrast,
+            "sides": self.sides,
+            "server_bank": self.server_bank,
+            "point": list(self.point) if self.point else None,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Comparands:
-    """What the pictures are compared with, read and ready.
-
-    Attributes:
-        target: for `Model.explain`.
-        names: of the references; of the bank's pictures.
-        pictures: small ones by number, as far as there are any.
-    """
-
-    target: nf.SimilarityTarget | nf.BankTarget
-    names: tuple[str, ...]
-    pictures: Mapping[int, NDArray[np.uint8]]
-
-    def shown(self, neighbours: Sequence[nf.Neighbour]) -> list[Compared]:
-        """The neighbours of one picture for the report."""
-        return [
-            Compared(n.label, n.name, n.similarity, n.used, self.pictures.get(n.index)) for n in neighbours
-        ]
-
-
-def bank_settings(bank: nf.Bank, given: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """How pictures become tensors: as those of the bank did.
-
-    Raises:
-        OptionError: `given` says otherwise.
-    """
-    if not bank.preprocess:
-        return given
-    own = dict(bank.preprocess)
-    if given is not None and Preprocessing.load(given).to_dict() != own:
-        raise nf.OptionError(
-            f"--preprocess differs from how bank {bank.source!r} was made",
-            hint="leave it out, the bank knows; or make the bank again",
-        )
-    return own
-
-
-def with_bank(bank: nf.Bank, options: Comparison, label: str | None) -> Comparands:
-    """The comparison with a bank; `label` is the one to explain, the voted one when None."""
-    target = nf.BankTarget(
-        bank, options.neighbours, label, options.metric, options.normalise, options.coefficients
-    )
-    pictures: dict[int, NDArray[np.uint8]] = {}
-    if bank.thumbnails is not None:
-        pictures = dict(enumerate(bank.thumbnails))
-    return Comparands(target, tuple(bank.names), pictures)
-
-
-def with_references(
-    model: nf.Model,
-    options: Comparison,
-    preprocess: str | dict[str, Any] | None,
-    output: str | None,
-    size: int,
-) -> Comparands:
-    """The comparison with reference files.
-
-    Raises:
-        InputError, TargetError, PictureError: the file, and what does not fit.
-    """
-    rows: list[np.ndarray] = []
-    names: list[str] = []
-    pictures: dict[int, NDArray[np.uint8]] = {}
-    for path in options.references:
-        embeddings, displays = _embedded(model, path, preprocess, output, size)
-        rows.append(embeddings)
-        for i, display in enumerate(displays):
-            if display is not None:
-                pictures[len(names)] = thumbnail(display)
-            names.append(path.name if len(displays) == 1 else f"{path.name}[{i}]")
-    if len({part.shape[1:] for part in rows}) > 1:
-        raise nf.TargetError("the references have embeddings of different shapes", hint="give one size")
-    target = nf.SimilarityTarget(
-        np.concatenate(rows), options.metric, options.normalise, options.coefficients, names=names
-    )
-    return Comparands(target, tuple(names), pictures)
-
-
-def _embedded(
-    model: nf.Model, path: Path, preprocess: str | dict[str, Any] | None, output: str | None, size: int
-) -> tuple[np.ndarray, list[NDArray[np.uint8] | None]]:
-    """Embeddings of one file, and what its pictures look like."""
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        content = load_array(path)
-        if isinstance(content, np.ndarray) and not _is_input(model, content):
-            array = content[None] if content.ndim == 1 else content
-            return array, [None] * len(array)
-    batch = read_inputs(model, [path], preprocess)
-    embeddings = model.embed(batch.arrays, output=output, batch_size=size)
-    return embeddings, [file.display for file in batch.files]
-
-
-def _is_input(model: nf.Model, array: np.ndarray) -> bool:
-    """Whether an array is one or more pictures as the model takes them."""
-    for candidate in (array, array[None]):
-        try:
-            model.check_inputs(candidate)
-        except nf.InputError:
-            continue
-        return True
-    return False
 
 
 def _entry(path: Path) -> dict[str, str]:

@@ -52,10 +52,12 @@ def say(out: Path, said: str, manifest: dict[str, Any], *, quiet: bool, json: bo
         best, target = picture["prediction"]["naflow"][0], picture["target"]
         said = f"predicted {best['label']} ({best['score']:.4g}), explained {target['label']}"
         if target["kind"] == "similarity":
+            used = [n["label"] for n in target["neighbours"] if n["used"]]
+            count = len(target["neighbours"])
+            near = f"nearest is {best['label']}, " if count > 1 else ""
+            others = used[0] if count == 1 else f"{len(used)} of {count}"
             said = (
-                f"nearest is {best['label']}, explained the {target['metric']} similarity "
-                f"{target['similarity']:.4g} with {sum(n['used'] for n in target['neighbours'])} of "
-                f"{len(target['neighbours'])}"
+                f"{near}explained the {target['metric']} similarity {target['similarity']:.4g} with {others}"
             )
         line(ERR, f"{picture['input']}: {said} over {len(manifest['layers'])} layers")
     line(ERR, f"report: {out / 'report.html'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from rich.progress import Progress
 
 import naflow_core as nf
 from naflow_cli.agreement import disagreements, embedding_disagreements, reference_prediction
-from naflow_cli.comparison import Comparands, bank_settings, with_bank, with_references
+from naflow_cli.comparands import Comparands, bank_settings, core_target, read_comparands
 from naflow_cli.compilation import use_compilation_cache
 from naflow_cli.console import note, print_json, progress, say
-from naflow_cli.inputs import InputBatch, digest, read_inputs
+from naflow_cli.inputs import InputBatch, Takes, digest, read_inputs
 from naflow_cli.outputs import Outcome, write_outputs
+from naflow_cli.points import find_points
 from naflow_cli.request import Request
 from naflow_cli.staging import staged
 from naflow_cli.versions import versions
@@ -38,14 +40,13 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
         for path in request.comparison.files if request.comparison else ():
             if path.is_file():
                 request.check_digest(path, digest(path))
-        compared, preprocess = None, request.preprocess
-        if request.comparison is not None:
-            compared, preprocess = read_comparison(model, request)
-        batch = read_inputs(model, request.inputs, preprocess)
+        compared, preprocess = read_comparison(model, model.sha256, request)
+        batch = read_inputs(model, request.explained, preprocess)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
         with progress(quiet=quiet or json) as bars:
             outcome = _explain(request, model, batch, compared or target, labels, bars)
+            outcome = replace(outcome, points=find_points(model, request, preprocess))
             manifest = write_outputs(folder, outcome)
     if json:
         print_json(manifest)
@@ -65,23 +66,25 @@ def read_labels(request: Request) -> nf.Labels | None:
     return labels
 
 
-def read_comparison(model: nf.Model, request: Request) -> tuple[Comparands, str | dict[str, Any] | None]:
-    """What to compare with, and how pictures become tensors.
+def read_comparison(
+    model: Takes, sha256: str, request: Request
+) -> tuple[Comparands | None, str | dict[str, Any] | None]:
+    """What to compare with (None where a class is explained), and how pictures become tensors.
+
+    Args:
+        sha256: of the model.
 
     Raises:
         NaflowError, ClientError: a file or option does not fit.
     """
     options = request.comparison
-    assert options is not None
-    if options.bank is not None:
-        bank = nf.Bank.read(options.bank)
-        bank.check_model(model.sha256)
-        label = None if request.target == "top" else request.target.partition(":")[2]
-        return with_bank(bank, options, label), bank_settings(bank, request.preprocess)
-    if request.target != "top":
+    if options is None:
+        return None, request.preprocess
+    label = None if request.target == "top" else request.target.partition(":")[2]
+    if label is not None and not options.with_bank and not options.ways:
         raise nf.OptionError(f"--target {request.target} has no effect with --reference", hint="leave it out")
-    found = with_references(model, options, request.preprocess, request.output, request.batch_size)
-    return found, request.preprocess
+    found = read_comparands(model, sha256, options, request.inputs, request.preprocess, label)
+    return found, bank_settings(found.bank, request.preprocess)
 
 
 def _explain(
@@ -95,7 +98,7 @@ def _explain(
     task = bars.add_task("forward pass", total=None)
     explanation = model.explain(
         batch.arrays,
-        target.target if isinstance(target, Comparands) else target,
+        core_target(model, target, request.output) if isinstance(target, Comparands) else target,
         method=request.method,
         layers=request.wanted_layers(),
         output=request.output,
@@ -153,7 +156,7 @@ def _pictured(
         if similarity is None or not isinstance(target, Comparands):
             return None
         channels = similarity.top_channels(i, TOP)
-        shown = target.shown(similarity.neighbours[i])
+        shown = target.shown(i, similarity.neighbours[i])
         return Comparison(similarity.metric, float(similarity.score[i]), channels, shown)
 
     best = [tuple(prediction.best(i, TOP)) for i in range(len(batch.files))]

@@ -61,7 +61,7 @@ def read_inputs(model: Takes, paths: Sequence[Path], preprocess: str | dict[str,
         InputError, PictureError, PreprocessingError: the file, and what does not fit.
     """
     pictures = [path for path in paths if path.suffix.lower() not in ARRAY_SUFFIXES]
-    recipe, assumed = _recipe(model, preprocess) if pictures else (None, "")
+    recipe, assumed = recipe_for(model, preprocess) if pictures else (None, "")
     parts: list[dict[str, np.ndarray]] = []
     files: list[InputFile] = []
     for path in paths:
@@ -90,7 +90,12 @@ def read_inputs(model: Takes, paths: Sequence[Path], preprocess: str | dict[str,
     return InputBatch(joined, tuple(files), recipe.to_dict() if recipe else None, assumed)
 
 
-def _recipe(model: Takes, preprocess: str | dict[str, Any] | None) -> tuple[Preprocessing, str]:
+def recipe_for(model: Takes, preprocess: str | dict[str, Any] | None) -> tuple[Preprocessing, str]:
+    """The preprocessing of pictures, and what was assumed about it, "" if nothing.
+
+    Raises:
+        PreprocessingError: there is none of that name, or the file is wrong.
+    """
     if preprocess is not None:
         return Preprocessing.load(preprocess), ""
     name = "raw" if model.inputs and model.inputs[0].dtype == "uint8" else "imagenet"

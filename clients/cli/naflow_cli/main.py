@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from naflow_cli.bank import bank_app
+from naflow_cli.evaluate import evaluate
 from naflow_cli.interruption import heed_signals
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bank_app, name="bank")
+app.command()(evaluate)
 
 # typer's own copy of click's base of usage errors, or click's, depending on its version
 UsageFault = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -121,7 +123,7 @@ def explain(
     ] = None,
     target: Annotated[
         str,
-        typer.Option(help="top, class:281 or class:NAME (needs --labels; with --bank, one of its labels)."),
+        typer.Option(help="top, class:281 or class:NAME (with --labels; of a bank or way, its label)."),
     ] = "top",
     reference: Annotated[
         list[Path] | None,
@@ -129,7 +131,26 @@ def explain(
             help="Picture, or .npy/.npz of pictures or embeddings, to compare with; may be repeated."
         ),
     ] = None,
+    supports: Annotated[
+        Path | None, typer.Option(help="Few-shot: folder with a folder of pictures for each way.")
+    ] = None,
+    contrast: Annotated[
+        bool, typer.Option("--contrast", help="With --supports: take off the runner-up's similarity.")
+    ] = False,
+    sides: Annotated[
+        str | None,
+        typer.Option(help="Pairs of inputs and references: explain the query, the gallery or both."),
+    ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y", help="Also show what answers to this pixel of the inputs in the references."
+        ),
+    ] = None,
     bank: Annotated[Path | None, typer.Option(help="Reference bank (.npz) to compare with.")] = None,
+    server_bank: Annotated[
+        str | None, typer.Option(help="With --server: name of a bank that the server keeps.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="cosine (default), dot, euclidean or image-to-class.")
     ] = None,
@@ -178,6 +199,7 @@ def explain(
     """Explain pictures: write layer flows, overlays, an animation and a report under --out."""
     from naflow_cli.comparison import Comparison
     from naflow_cli.explain import explain_inputs
+    from naflow_cli.points import parse_point
     from naflow_cli.request import Request
 
     changes = {
@@ -202,8 +224,20 @@ def explain(
             "coefficients": coefficients,
             "neighbours": neighbours,
         }
+        sources = {
+            "reference": reference or [],
+            "supports": supports,
+            "bank": bank,
+            "server_bank": server_bank,
+        }
         request = Request.from_options(
-            comparison=Comparison.from_options(reference or [], bank, choices),
+            comparison=Comparison.from_options(
+                sources,
+                choices,
+                contrast=contrast,
+                sides=sides,
+                point=parse_point(point) if point is not None else None,
+            ),
             model=model,
             inputs=inputs or [],
             out=out,
@@ -219,12 +253,14 @@ def explain(
         )
     if server is None and (request.server is None or model is not None):
         _only_with_server(context)
+        if request.comparison is not None and request.comparison.server_bank:
+            raise typer.BadParameter("--server-bank is for --server; a bank in a file is --bank")
         explain_inputs(request, quiet=quiet, json=json)
         return
     from naflow_cli.remote import Remote, explain_remotely
 
-    if request.comparison is not None:
-        raise typer.BadParameter("similarities are explained in this process; leave --server out")
+    if request.comparison is not None and request.comparison.point:
+        raise typer.BadParameter("--point is computed in this process; leave --server out")
     files = {
         "ca": tls_ca,
         "certificate": tls_certificate,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from naflow_cli.points import Points
 from naflow_client.presentation import (
     PER_PICTURE,
     TOP,
@@ -35,6 +36,7 @@ class Outcome:
         versions: of everything that took part.
         request: what makes the same maps again (the manifest's "run").
         warnings: about the run as a whole.
+        points: what `--point` asks for.
     """
 
     model: Mapping[str, str]
@@ -46,6 +48,7 @@ class Outcome:
     versions: Mapping[str, str]
     request: Mapping[str, Any]
     warnings: tuple[str, ...]
+    points: Points | None = None
 
 
 def write_outputs(folder: Path, outcome: Outcome) -> dict[str, Any]:
@@ -55,10 +58,12 @@ def write_outputs(folder: Path, outcome: Outcome) -> dict[str, Any]:
     save_overlays(folder / "overlays", reports)
     for i, report in enumerate(reports):
         save_gif(folder / (f"flow-{i:03d}.gif" if i else "flow.gif"), report)
+    if outcome.points is not None:
+        outcome.points.write(folder)
     manifest = make_manifest(outcome)
     whole = Report(
         title=f"Layer flows of {outcome.model['file']}",
-        pictures=reports,
+        pictures=[*reports, *(outcome.points.reports() if outcome.points else ())],
         method=manifest["method"],
         model={**manifest["model"], **outcome.origin},
         versions=manifest["versions"],
@@ -88,6 +93,7 @@ def make_manifest(outcome: Outcome) -> dict[str, Any]:
         "pictures": pictures,
         "method": dict(outcome.method),
         "layers": layers,
+        **({"point": outcome.points.to_dict()} if outcome.points else {}),
         "versions": dict(outcome.versions),
         "seed": 0,  # the cascade draws no random numbers
         "warnings": [*outcome.warnings, *_layer_warnings(outcome)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import numpy as np
 from rich.progress import Progress
 
 import naflow_core as nf
-from naflow_cli.agreement import disagreements
+from naflow_cli.agreement import disagreements, embedding_differs
+from naflow_cli.comparands import Comparands
 from naflow_cli.console import note, print_json, progress, say
-from naflow_cli.explain import read_labels
-from naflow_cli.inputs import InputBatch, read_inputs
+from naflow_cli.explain import read_comparison, read_labels
+from naflow_cli.inputs import InputBatch, digest, read_inputs
 from naflow_cli.outputs import Outcome, write_outputs
+from naflow_cli.remote_targets import check_pairs, comparison_of, labels_of, remote_target
 from naflow_cli.request import Request
 from naflow_cli.staging import staged
 from naflow_cli.versions import versions
@@ -108,13 +110,26 @@ def explain_remotely(request: Request, remote: Remote, *, quiet: bool, json: boo
         )
         request.check_digest(request.model, report.sha256)
         request.check_inputs()
-        batch = read_inputs(RemoteModel(report), request.inputs, request.preprocess)
+        for path in request.comparison.files if request.comparison else ():
+            if path.is_file():
+                request.check_digest(path, digest(path))
+        model = RemoteModel(report)
+        compared, preprocess = read_comparison(model, report.sha256, request)
+        batch = read_inputs(model, request.explained, preprocess)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
         fitted = labels.fitted(_classes(report, len(labels.names))) if labels else None
         with progress(quiet=quiet or json) as bars:
-            results = _explain(client, report, request, batch, _target_class(target, fitted), bars)
-            outcome = _outcome(request, remote, report, batch, fitted, results)
+            if compared is None:
+                wanted = _target_class(target, fitted)
+                results = _explain(client, report, request, batch, lambda *_: {"target_class": wanted}, bars)
+            else:
+                check_pairs(compared, len(batch.files))
+                similar = remote_target(compared)
+                results = _explain(
+                    client, report, request, batch, lambda *part: {"target": similar(*part)}, bars
+                )
+            outcome = _outcome(request, remote, report, batch, fitted, compared, results)
             manifest = write_outputs(folder, outcome)
     if json:
         print_json(manifest)
@@ -144,10 +159,10 @@ def _explain(
     report: ModelReport,
     request: Request,
     batch: InputBatch,
-    target_class: int | None,
+    target: Callable[[int, int], dict[str, Any]],
     bars: Progress,
 ) -> list[Result]:
-    """One result per batch of pictures."""
+    """One result per batch of pictures; `target` gives its options for those from one position to another."""
     declared = report.inputs[0].shape
     fixed = declared[0] if declared and isinstance(declared[0], int) else None
     size, count = fixed or request.batch_size, len(batch.files)
@@ -158,7 +173,7 @@ def _explain(
             report.model,
             {name: array[begin : begin + size] for name, array in batch.arrays.items()},
             version=report.version,
-            target_class=target_class,
+            **target(begin, min(begin + size, count)),
             layers=request.wanted_layers(),
             output=request.output,
             top_feature_map=request.top_feature_map,
@@ -185,6 +200,7 @@ def _outcome(
     report: ModelReport,
     batch: InputBatch,
     labels: nf.Labels | None,
+    compared: Comparands | None,
     results: Sequence[Result],
 ) -> Outcome:
     header = results[0].header
@@ -193,13 +209,26 @@ def _outcome(
         replace(facts, name=file.name, display=file.display)
         for facts, file in zip(told, batch.files, strict=True)
     ]
+    names: Callable[[int], str] = labels.title if labels else "class {}".format
+    top, method = report.top_feature_map, dict(header.method)
+    differing = disagreements(pictures) if compared is None else []
+    if compared is not None and request.comparison is not None:
+        predictions = [prediction for result in results for prediction in result.header.predictions]
+        for i, prediction in enumerate(predictions):
+            if prediction.reference is not None:
+                differing += embedding_differs(pictures[i].name, prediction.reference.largest_difference)
+            shown = comparison_of(compared, i, prediction)
+            pictures[i] = replace(pictures[i], comparison=shown, reference=None)
+        names = labels_of(compared, results)
+        top = request.top_feature_map or (report.head.top_feature_map if report.head else top)
+        method["similarity"] = request.comparison.facts()
     lost = {item.tensor: item.error.message for result in results for item in result.failures}
     run = request.to_dict(header.sha256, batch.preprocessing)
     return Outcome(
         model={
             "file": header.model,
             "sha256": header.sha256,
-            "top_feature_map": report.top_feature_map,
+            "top_feature_map": top,
         },
         origin={
             "producer": report.producer or "not stated",
@@ -209,13 +238,13 @@ def _outcome(
         },
         flows=_joined(results),
         pictures=tuple(pictures),
-        label=labels.title if labels else "class {}".format,
-        method=header.method,
+        label=names,
+        method=method,
         versions=versions(computing=False),
         request={**run, "server": {"address": remote.address, "model_version": header.version}},
         warnings=(
             *([batch.note] if batch.note else []),
-            *disagreements(pictures),
+            *differing,
             *(f"layer {tensor} has no map: {why}" for tensor, why in lost.items()),
         ),
     )

@@ -171,6 +171,11 @@ class Request:
                 hint="give the original file, or run without --manifest",
             )
 
+    @property
+    def explained(self) -> tuple[Path, ...]:
+        """The files whose maps are wanted."""
+        return self.comparison.explained(self.inputs) if self.comparison else self.inputs
+
     def wanted_layers(self) -> str | list[str]:
         """`layers` as `Model.explain` takes it."""
         return self.layers if self.layers in GROUPS else [name.strip() for name in self.layers.split(",")]

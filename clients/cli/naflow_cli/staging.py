@@ -14,7 +14,7 @@ from naflow_cli.interruption import check_interrupted
 
 MARK = "manifest.json"
 OURS = re.compile(
-    r"flows\.npz|manifest\.json|report\.html|flow(-\d{3,})?\.gif|overlays/(\d{3,}-[^/]*/)?\d{3,}-[^/]*\.png"
+    r"flows\.npz|point\.npz|manifest\.json|report\.html|flow(-\d{3,})?\.gif|point(-\d{3,})?\.png|overlays/(\d{3,}-[^/]*/)?\d{3,}-[^/]*\.png"
 )
 
 

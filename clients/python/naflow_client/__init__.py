@@ -9,9 +9,11 @@ from naflow_client.answers import (
     LayerDiagnostics,
     LayerFailure,
     LayerInfo,
+    Neighbour,
     Prediction,
     Progress,
     ReferencePrediction,
+    Similarity,
     Summary,
 )
 from naflow_client.banks import Appended, BankStatus
@@ -43,6 +45,7 @@ from naflow_client.preprocess import Prepared, Preprocessing
 from naflow_client.results import Result
 from naflow_client.retry import NO_RETRIES, RetryPolicy
 from naflow_client.security import Tls
+from naflow_client.targets import BankTarget, LabelledEmbeddings, PrototypeTarget, SimilarityTarget
 
 __all__ = [
     "NO_RETRIES",
@@ -52,6 +55,7 @@ __all__ = [
     "AsyncManyStream",
     "AsyncStream",
     "BankStatus",
+    "BankTarget",
     "BrokenStreamError",
     "BusyError",
     "CallCancelledError",
@@ -64,6 +68,7 @@ __all__ = [
     "Flow",
     "Header",
     "Keyed",
+    "LabelledEmbeddings",
     "LayerDiagnostics",
     "LayerFailure",
     "LayerInfo",
@@ -72,6 +77,7 @@ __all__ = [
     "ModelReport",
     "ModelState",
     "ModelStatus",
+    "Neighbour",
     "NotFoundError",
     "Outcome",
     "OutputError",
@@ -82,11 +88,14 @@ __all__ = [
     "Preprocessing",
     "PreprocessingError",
     "Progress",
+    "PrototypeTarget",
     "ReferencePrediction",
     "RequestError",
     "Result",
     "RetryPolicy",
     "ServerError",
+    "Similarity",
+    "SimilarityTarget",
     "Stream",
     "Summary",
     "Tls",

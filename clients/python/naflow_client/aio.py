@@ -15,13 +15,14 @@ from naflow_client._core import reports, requests, status
 from naflow_client._core.connection import Connection
 from naflow_client._core.events import Item, Session
 from naflow_client._core.methods import METHODS, Deadline
+from naflow_client._core.one import One
 from naflow_client._core.state import StreamState, cancelled, closed
 from naflow_client.aio_bank_calls import AsyncBankCalls
 from naflow_client.aio_many import AsyncInputs, AsyncManyStream
 from naflow_client.answers import Flow, Header
 from naflow_client.client import Client
 from naflow_client.errors import CallError
-from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
+from naflow_client.inputs import Input, Inputs, Recipe
 from naflow_client.models import ModelReport, ModelStatus
 from naflow_client.options import ExplainChoices, ExplainOptions
 from naflow_client.outcomes import AsyncMany as Source
@@ -97,17 +98,13 @@ class AsyncClient(AsyncBankCalls):
         Raises:
             RequestError: an option does not exist.
         """
-        options = ExplainOptions(**choices)
-        requests.method(options)
-        requests.layers(options.layers)
+        one = One(model, x, preprocess, ExplainOptions(**choices))
 
         async def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
-            if holds_pictures(x):
-                report = await self._inspect(model, options.version, {}, None, None, limit)
-                inputs = await asyncio.to_thread(from_pictures, x, preprocess, report)
-            else:
-                inputs = from_arrays(x)
-            return requests.explain_request(model, inputs.arrays, options), inputs
+            if not one.needs_report:
+                return one.request(None)
+            report = await self._inspect(model, choices.get("version"), {}, None, None, limit)
+            return await asyncio.to_thread(one.request, report)
 
         seconds = self._connection.deadline if deadline is None else deadline
         return AsyncStream(self._connection, self._calls["explain"], prepare, seconds)
@@ -176,13 +173,15 @@ class AsyncClient(AsyncBankCalls):
         answer = await self._unary("list_models", request, self._limit(deadline))
         return tuple(reports.model_status(item) for item in answer.models)
 
-    async def load_model(self, model: str, *, deadline: float | None = None) -> ModelStatus:
-        """Load a model, or read its files again; returns when it is ready or has failed.
+    async def load_model(
+        self, model: str, *, force: bool = False, deadline: float | None = None
+    ) -> ModelStatus:
+        """Load a model, or read its changed files again (`force`: also unchanged ones), and wait for the end.
 
         Raises:
             CallError: see there.
         """
-        request = model_repository_pb2.LoadModelRequest(model_name=model)
+        request = model_repository_pb2.LoadModelRequest(model_name=model, force=force)
         answer = await self._unary("load_model", request, self._limit(deadline))
         return reports.model_status(answer.model)
 
@@ -376,6 +375,7 @@ class AsyncStream(StreamState):
                 item = self._session.feed(event)
                 if item is not None and not isinstance(item, Header):
                     self._early.append(item)
+        self._check_header()
         self._open = True
         return None
 

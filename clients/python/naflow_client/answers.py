@@ -18,11 +18,53 @@ class ClassScore:
 
     Attributes:
         index: of the class, from 0.
-        score: value of the model's output for it.
+        score: value of the model's output for it; with a similarity target, the similarity or the share of
+            votes.
+        label: the server's name for it: the way, or the label of a bank; "" for a class or reference.
     """
 
     index: int
     score: float
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Something that a picture was compared with.
+
+    Attributes:
+        index: its number among the references or ways, or its position in the bank.
+        label: its way or label; "" for references.
+        similarity: with the picture.
+        used: whether it is part of what is explained.
+    """
+
+    index: int
+    label: str
+    similarity: float
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """What a similarity target found for one picture.
+
+    Attributes:
+        metric, normalise, coefficients: in use.
+        score: the explained similarity.
+        top_channels: (channel, contribution) of the largest contributions, largest first.
+        neighbours: what the picture was compared with, best first.
+        bank_id, bank_version: the content of the server's bank that answered; "" and 0 for no such bank.
+    """
+
+    metric: str
+    normalise: str
+    coefficients: str
+    score: float
+    top_channels: tuple[tuple[int, float], ...]
+    neighbours: tuple[Neighbour, ...]
+    bank_id: str
+    bank_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +85,15 @@ class ReferencePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says about one picture.
+    """What the model says about one picture. With a similarity target, "class" means reference, way or label.
 
     Attributes:
         best: the best classes, best first.
         target: the class that is explained.
-        target_score: its logit, before a closing Softmax or Sigmoid.
+        target_score: its logit, before a closing Softmax or Sigmoid; or the explained similarity.
         squashed_by: op type of that closing node, or "".
-        reference: onnxruntime's, where it was asked for.
+        reference: onnxruntime's, where it was asked for; for a similarity only its difference is told.
+        similarity: what a similarity target found, None for a class.
     """
 
     best: tuple[ClassScore, ...]
@@ -58,6 +101,7 @@ class Prediction:
     target_score: float
     squashed_by: str
     reference: ReferencePrediction | None = None
+    similarity: Similarity | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ from naflow_client._core.connection import Connection
 from naflow_client._core.events import Item, Session
 from naflow_client._core.many import Asked
 from naflow_client._core.methods import METHODS, Deadline
+from naflow_client._core.one import One
 from naflow_client._core.state import StreamState, closed
 from naflow_client.answers import Flow, Header
 from naflow_client.bank_calls import BankCalls
 from naflow_client.errors import CallError
 from naflow_client.exchange import Exchange
-from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
+from naflow_client.inputs import Input, Inputs, Recipe
 from naflow_client.many import ManyStream
 from naflow_client.models import ModelReport, ModelStatus
 from naflow_client.options import ExplainChoices, ExplainOptions
@@ -111,17 +112,12 @@ class Client(BankCalls):
         Raises:
             RequestError: an option does not exist.
         """
-        options = ExplainOptions(**choices)
-        requests.method(options)
-        requests.layers(options.layers)
+        one = One(model, x, preprocess, ExplainOptions(**choices))
 
         def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
-            if holds_pictures(x):
-                report = self._inspect(model, options.version, {}, None, None, limit)
-                inputs = from_pictures(x, preprocess, report)
-            else:
-                inputs = from_arrays(x)
-            return requests.explain_request(model, inputs.arrays, options), inputs
+            if not one.needs_report:
+                return one.request(None)
+            return one.request(self._inspect(model, choices.get("version"), {}, None, None, limit))
 
         seconds = self._connection.deadline if deadline is None else deadline
         return Stream(self._connection, self._calls["explain"], prepare, seconds, self._closed)
@@ -193,13 +189,13 @@ class Client(BankCalls):
         answer = self._unary("list_models", request, self._limit(deadline))
         return tuple(reports.model_status(item) for item in answer.models)
 
-    def load_model(self, model: str, *, deadline: float | None = None) -> ModelStatus:
-        """Load a model, or read its files again; returns when it is ready or has failed.
+    def load_model(self, model: str, *, force: bool = False, deadline: float | None = None) -> ModelStatus:
+        """Load a model, or read its changed files again (`force`: also unchanged ones), and wait for the end.
 
         Raises:
             CallError: see there.
         """
-        request = model_repository_pb2.LoadModelRequest(model_name=model)
+        request = model_repository_pb2.LoadModelRequest(model_name=model, force=force)
         answer = self._unary("load_model", request, self._limit(deadline))
         return reports.model_status(answer.model)
 
@@ -383,6 +379,7 @@ class Stream(StreamState):
                 item = self._session.feed(event)
                 if item is not None and not isinstance(item, Header):
                     self._early.append(item)
+        self._check_header()
         self._open = True
         return None
 

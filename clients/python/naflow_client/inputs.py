@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,21 @@ _DTYPES = {"float": "float32", "double": "float64"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What is known here of the references that pictures are compared with.
+
+    Attributes:
+        names: by their number; empty where the server names them (ways, labels of a bank).
+        pictures: small ones by their number, uint8 RGB [h, w, 3], as far as there are any.
+        paired: reference i belongs to picture i alone.
+    """
+
+    names: tuple[str, ...] = ()
+    pictures: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    paired: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
     """What is sent, and what the maps are drawn over later.
 
@@ -32,11 +47,17 @@ class Inputs:
         arrays: [N, ...] by input name; "" stands for the only input of a model.
         pictures: one per picture where pictures were given, else empty.
         names: of the pictures' files; "" where there is none.
+        compared: what they are compared with; None where a class is explained.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     pictures: tuple[Prepared, ...] = ()
     names: tuple[str, ...] = ()
+    compared: Compared | None = None
+
+    def compared_with(self, references: Compared) -> Inputs:
+        """The same, for a similarity."""
+        return replace(self, compared=references)
 
     def name(self, position: int) -> str:
         """A name for the picture at `position` of the batch."""

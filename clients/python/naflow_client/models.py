@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -80,6 +80,50 @@ class SpineTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Estimates for a segment or a whole cascade.
+
+    Attributes:
+        jacobian_multiply_adds: of one application of the Jacobian.
+        solve_multiply_adds: of the inverse.
+        memory_bytes: that the inverse needs beside weights and forward activations, at most at a time.
+    """
+
+    jacobian_multiply_adds: int = 0
+    solve_multiply_adds: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutFlow:
+    """Tensors that get no map whatever layers are asked for, and why."""
+
+    reason: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What lies between the top feature map and the output where a similarity is explained.
+
+    Attributes:
+        kind: "class scores", "embedding", "local descriptors" or "class scores or embedding".
+        pooling: "GeM", the operator that pools, "Flatten" or "none".
+        unit_length: whether the graph brings its output to unit length.
+        steps: operators from the top feature map to the output.
+        top_feature_map: for similarities.
+        shape: of one embedding.
+    """
+
+    kind: str
+    pooling: str
+    unit_length: bool
+    steps: tuple[str, ...]
+    top_feature_map: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A step of the cascade.
 
@@ -88,6 +132,7 @@ class Segment:
         nodes, op_types: what it is made of.
         rule, rule_class: its inverse; the class is "exact", "least_squares", "mask" or "passthrough".
         input, output: tensors at its ends.
+        cost: of inverting it.
     """
 
     index: int
@@ -98,6 +143,7 @@ class Segment:
     rule_class: str
     input: str
     output: str
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +179,12 @@ class ModelReport:
         explained_output, scores: graph output that is explained, and the tensor that holds its logits.
         top_feature_map: where explanations start.
         blocks: spine tensors that end a block.
+        cost: of the whole cascade, with `typical_iterations` for each least-squares solve; all 0 where an
+            older server answers.
+        flows: how many maps each choice of layers gives, by its name.
+        without_flow: tensors that get none.
+        notes: what is worth knowing about this graph, one sentence each.
+        head: for similarities; None where none can be explained.
     """
 
     model: str
@@ -154,3 +206,9 @@ class ModelReport:
     segments: tuple[Segment, ...]
     nodes: tuple[NodeReport, ...]
     unsupported: tuple[UnsupportedNode, ...]
+    cost: Cost = Cost()
+    typical_iterations: int = 0
+    flows: Mapping[str, int] = field(default_factory=dict)
+    without_flow: tuple[WithoutFlow, ...] = ()
+    notes: tuple[str, ...] = ()
+    head: Head | None = None

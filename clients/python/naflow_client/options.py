@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from naflow_client.targets import Target
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainOptions:
@@ -14,6 +16,8 @@ class ExplainOptions:
     Attributes:
         version: of the model; the newest that is ready when None.
         target_class: index or name of the class to explain; each picture's best class when None.
+        target: a similarity to explain instead of a class: `SimilarityTarget`, `PrototypeTarget` or
+            `BankTarget`.
         labels: names of all classes, needed for a `target_class` by name.
         layers: "blocks", "spine", "nodes", one tensor name or several.
         preset: "default", "paper" or "published-code".
@@ -34,6 +38,7 @@ class ExplainOptions:
 
     version: str | None = None
     target_class: int | str | None = None
+    target: Target | None = None
     labels: Sequence[str] = ()
     layers: str | Sequence[str] = "blocks"
     preset: str = "default"
@@ -57,6 +62,7 @@ class ExplainChoices(TypedDict, total=False):
 
     version: str | None
     target_class: int | str | None
+    target: Target | None
     labels: Sequence[str]
     layers: str | Sequence[str]
     preset: str

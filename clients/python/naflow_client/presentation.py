@@ -90,8 +90,8 @@ def picture_report(
     before = f" before {picture.squashed_by}" if picture.squashed_by else ""
     said = f"{label(picture.target)}: logit{before} {picture.logit:.4g}"
     if picture.comparison is not None:
-        used = sum(item.used for item in picture.comparison.references)
-        what = label(picture.target) if used == 1 else f"{used} references"
+        used = [item.label for item in picture.comparison.references if item.used]
+        what = used[0] if len(used) == 1 else f"{len(used)} references"
         said = f"{picture.comparison.metric} similarity with {what}: {picture.comparison.score:.4g}"
     return PictureReport(
         name=picture.name,

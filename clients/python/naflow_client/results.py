@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from naflow_client.answers import Flow, Header, LayerFailure, Summary
+from naflow_client.answers import Flow, Header, LayerFailure, Prediction, Summary
 from naflow_client.errors import OutputError
 from naflow_client.inputs import Inputs
-from naflow_client.presentation import Pictured, picture_report, save_gif, save_maps, save_overlays
-from naflow_client.report import PictureReport, Report, write_report
+from naflow_client.presentation import (
+    TOP,
+    Pictured,
+    picture_report,
+    save_gif,
+    save_maps,
+    save_overlays,
+)
+from naflow_client.report import Compared, Comparison, PictureReport, Report, write_report
 
 PathLike = str | os.PathLike[str]
 
@@ -91,7 +98,19 @@ class Result:
         def name(k: int) -> str:
             return names[k] if k < len(names) else f"class {k}"
 
-        return [picture_report(item, self.flows, i, name) for i, item in enumerate(self.facts())]
+        shown = self.candidate if self.inputs.compared is not None else name
+        return [picture_report(item, self.flows, i, shown) for i, item in enumerate(self.facts())]
+
+    def candidate(self, number: int) -> str:
+        """With a similarity target: what "class" `number` stands for, a reference, way or label."""
+        for prediction in self.header.predictions:
+            for row in (prediction.target, *prediction.best):
+                if row.index == number and row.label:
+                    return row.label
+        known = self.inputs.compared
+        if known is not None and known.paired:
+            return "pair"
+        return known.names[number] if known is not None and number < len(known.names) else str(number)
 
     def facts(self) -> tuple[Pictured, ...]:
         """Each picture without its layers."""
@@ -104,7 +123,30 @@ class Result:
                 target=prediction.target.index,
                 logit=prediction.target_score,
                 squashed_by=prediction.squashed_by,
-                reference=prediction.reference,
+                # of a similarity it has no scores to show
+                reference=prediction.reference if prediction.similarity is None else None,
+                comparison=self._comparison(prediction),
             )
             for i, prediction in enumerate(self.header.predictions)
+        )
+
+    def _comparison(self, prediction: Prediction) -> Comparison | None:
+        found, known = prediction.similarity, self.inputs.compared
+        if found is None or known is None:
+            return None
+        names, pictures = known.names, known.pictures
+        return Comparison(
+            found.metric,
+            found.score,
+            found.top_channels[:TOP],
+            [
+                Compared(
+                    label=names[item.index] if item.index < len(names) else item.label,
+                    name="",
+                    similarity=item.similarity,
+                    used=item.used,
+                    picture=pictures.get(item.index),
+                )
+                for item in found.neighbours
+            ],
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from naflow.v1 import reference_bank_pb2 as rb
 from naflow.v1 import tensor_pb2 as te
-from naflow_server.convert.requests import array
+from naflow_server.convert.tensors import array
 from naflow_server.engine.banks import Appended, BankInfo
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import method_pb2 as me
+from naflow_server.convert.similarities import names_of, similarity
 from naflow_server.convert.tables import (
     ABANDONMENTS,
     ANCHORS,
@@ -21,6 +22,7 @@ from naflow_server.convert.tables import (
     DTYPES,
     INVERSES,
     ROWS,
+    key,
 )
 from naflow_server.engine import types
 from naflow_server.errors import layer_status
@@ -45,7 +47,7 @@ class Answer:
         """One message for an event, more for a map over 1 MiB."""
         match event:
             case types.Header():
-                yield self._event(header=_header(event, self.request.method, self.top_k or TOP_CLASSES))
+                yield self._event(header=_header(event, self.request, self.top_k or TOP_CLASSES))
             case types.LayerFlow():
                 yield from self._flow(event.flow)
             case types.Progress():
@@ -95,8 +97,10 @@ class Answer:
             )
 
 
-def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
+def _header(header: types.Header, request: types.ExplainRequest, top_k: int) -> ex.Header:
     prediction, reference = header.prediction, header.reference
+    found = prediction.similarity
+    label = names_of(request.target, prediction)
     return ex.Header(
         model_name=header.model,
         model_version=header.version,
@@ -104,14 +108,19 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
         output=prediction.output,
         predictions=[
             ex.Prediction(
-                best=[ex.ClassScore(class_index=i, score=score) for i, score in prediction.best(n, top_k)],
+                best=[
+                    ex.ClassScore(class_index=i, score=score, label=label(i))
+                    for i, score in prediction.best(n, top_k)
+                ],
                 target=ex.ClassScore(
                     class_index=int(prediction.target[n]),
                     score=float(prediction.scores[n, prediction.target[n]]),
+                    label=label(int(prediction.target[n])),
                 ),
                 target_score=float(prediction.target_score[n]),
                 squashed_by=prediction.squashed_by,
                 reference=None if reference is None else _reference(prediction, reference, n, top_k),
+                similarity=None if found is None else similarity(header, request.target, n, top_k),
             )
             for n in range(len(prediction.scores))
         ],
@@ -123,7 +132,7 @@ def _header(header: types.Header, method: nf.Method, top_k: int) -> ex.Header:
         ],
         total_layers=header.total,
         total_bytes=sum(math.prod(la.shape) * np.dtype(la.dtype).itemsize for la in header.layers),
-        method=_method_message(method),
+        method=_method_message(request.method),
     )
 
 
@@ -131,6 +140,9 @@ def _reference(
     prediction: nf.Prediction, reference: np.ndarray, picture: int, top_k: int
 ) -> ex.ReferencePrediction:
     ours, theirs = prediction.scores[picture], reference[picture]
+    if prediction.similarity is not None:
+        gap = float(np.abs(prediction.similarity.embedding[picture].ravel() - theirs).max())
+        return ex.ReferencePrediction(largest_difference=gap / (float(np.abs(theirs).max()) or 1.0))
     order = np.argsort(-theirs, kind="stable")[:top_k]
     scale = float(np.abs(theirs).max()) or 1.0
     return ex.ReferencePrediction(
@@ -142,43 +154,38 @@ def _reference(
 
 def _method_message(method: nf.Method) -> me.Method:
     return me.Method(
-        inverse=_key(INVERSES, method.inverse),
-        rows=_key(ROWS, method.rows),
+        inverse=key(INVERSES, method.inverse),
+        rows=key(ROWS, method.rows),
         abandonment=me.Abandonment(
-            rule=_key(ABANDONMENTS, method.abandon.rule),
+            rule=key(ABANDONMENTS, method.abandon.rule),
             mass=0.0 if method.abandon.rule == "zero-gradient" else method.abandon.mass,
         ),
         feasible=method.feasible,
-        anchor=_key(ANCHORS, method.anchor),
+        anchor=key(ANCHORS, method.anchor),
         damping=method.damping,
         tolerance=method.tolerance,
         max_iterations=method.max_iterations,
     )
 
 
-def _key(names: Mapping[Any, str], wanted: str) -> Any:
-    return next(key for key, name in names.items() if name == wanted)
-
-
 def _fill(message: ex.LayerDiagnostics, found: nf.LayerDiagnostics) -> None:
     message.node, message.op_type, message.rule = found.node, found.op_type, found.rule
     message.shape.extend(found.shape)
     message.seconds = found.seconds
-    columns = (
-        found.retained_fraction,
-        found.iterations,
-        found.relative_residual,
-        found.converged,
-        found.conservation_gap,
-    )
-    for fraction, iterations, residual, converged, gap in zip(*(c.tolist() for c in columns), strict=True):
-        message.pictures.add(
-            retained_fraction=fraction,
-            iterations=iterations,
-            relative_residual=residual,
-            converged=converged,
-            conservation_gap=gap,
-        )
+    for fraction, iterations, residual, converged, gap in zip(
+        found.retained_fraction.tolist(),
+        found.iterations.tolist(),
+        found.relative_residual.tolist(),
+        found.converged.tolist(),
+        found.conservation_gap.tolist(),
+        strict=True,
+    ):
+        picture = message.pictures.add()
+        picture.retained_fraction = fraction
+        picture.iterations = iterations
+        picture.relative_residual = residual
+        picture.converged = converged
+        picture.conservation_gap = gap
 
 
 def _summary(summary: types.Summary) -> ex.Summary:

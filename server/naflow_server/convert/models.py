@@ -53,9 +53,17 @@ def model_report(facts: Mapping[str, Any]) -> rep.ModelReport:
         top_feature_map=facts["top_feature_map"] or "",
         spine=[rep.SpineTensor(**tensor) for tensor in facts["spine"]],
         blocks=facts["blocks"],
-        segments=[rep.Segment(**_ruled(segment)) for segment in facts["segments"]],
+        segments=[
+            rep.Segment(**_ruled(segment), cost=rep.Cost(**segment["cost"])) for segment in facts["segments"]
+        ],
         nodes=[rep.NodeReport(**_ruled(node)) for node in facts["nodes"]],
         unsupported=[rep.UnsupportedNode(**node) for node in facts["unsupported"]],
+        cost=rep.Cost(**{name: n for name, n in facts["cost"].items() if name != "typical_iterations"}),
+        typical_iterations=facts["cost"]["typical_iterations"],
+        flows=rep.FlowCounts(**facts["flows"]),
+        without_flow=[rep.WithoutFlow(**group) for group in facts["without_flow"]],
+        notes=facts["notes"],
+        head=rep.Head(**facts["head"]) if facts["head"] else None,
     )
 
 
@@ -77,8 +85,7 @@ def _tensor_info(spec: Mapping[str, Any]) -> rep.TensorInfo:
 
 
 def _ruled(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Field values of a segment or node: its rule's class is called `class` in the report. Estimated costs
-    are not on the wire."""
+    """Field values of a segment or node, costs aside: its rule's class is called `class` in the report."""
     left_out = {"class", "cost"}
     values = {key: value for key, value in facts.items() if key not in left_out and value is not None}
     return values | {"rule_class": RULE_CLASSES.get(facts["class"], rep.RULE_CLASS_UNSPECIFIED)}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import method_pb2 as me
 from naflow.v1 import model_repository_pb2 as repo
 from naflow.v1 import tensor_pb2 as te
-from naflow_server.convert.tables import ABANDONMENTS, ANCHORS, DTYPES, INVERSES, LAYER_SETS, ROWS, refuse
+from naflow_server.convert.tables import ABANDONMENTS, ANCHORS, INVERSES, LAYER_SETS, ROWS, refuse
+from naflow_server.convert.targets import target
+from naflow_server.convert.tensors import array, short
 from naflow_server.engine import types
 
 MOST_CLASSES = 1000
@@ -54,7 +53,7 @@ def explain_request(
         model=message.model_name,
         version=message.model_version or None,
         inputs={name: array(tensor, f"inputs[{name!r}]") for name, tensor in message.inputs.items()},
-        target=_target(message.target),
+        target=target(message.target),
         method=_method(message.method),
         layers=_layers(message.layers),
         output=message.output or None,
@@ -62,33 +61,6 @@ def explain_request(
         request_id=request_id,
         deadline=deadline,
     )
-
-
-def array(tensor: te.Tensor, field: str) -> np.ndarray:
-    """The array of a tensor; it shares the message's memory and is read-only.
-
-    Raises:
-        EngineError: INVALID_ARGUMENT for an unknown type, an impossible shape, or bytes that do not fit.
-    """
-    dtype = DTYPES.get(tensor.dtype)
-    if dtype is None:
-        refuse(f"{field}.dtype", f"{tensor.dtype} is not an element type", "see DataType")
-    shape = tuple(tensor.shape)
-    if len(shape) > 32 or any(n < 1 for n in shape):
-        refuse(f"{field}.shape", f"{_short(shape)} is not a shape", "sizes must be at least 1")
-    expected = math.prod(shape) * dtype.itemsize
-    data = tensor.data
-    if len(data) != expected:
-        refuse(
-            f"{field}.data",
-            f"has {len(data)} bytes, shape {_short(shape)} of {dtype.name} takes {_count(expected)}",
-        )
-    values = np.frombuffer(data, np.uint8 if dtype == np.bool_ else dtype)
-    if dtype == np.bool_:
-        if values.size and values.max() > 1:
-            refuse(f"{field}.data", "a boolean is neither 0 nor 1")
-        values = values.view(np.bool_)
-    return values.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
 def shapes(message: Mapping[str, te.Shape]) -> dict[str, tuple[int, ...]] | None:
@@ -101,7 +73,7 @@ def shapes(message: Mapping[str, te.Shape]) -> dict[str, tuple[int, ...]] | None
     for name, shape in message.items():
         found[name] = tuple(shape.dims)
         if len(shape.dims) > 32 or any(not 1 <= n <= 1 << 16 for n in shape.dims):
-            refuse(f"input_shapes[{name!r}]", f"{_short(found[name])} is not a shape of sizes 1 to 65536")
+            refuse(f"input_shapes[{name!r}]", f"{short(found[name])} is not a shape of sizes 1 to 65536")
     return found or None
 
 
@@ -131,19 +103,6 @@ def upload_data(message: repo.UploadModelRequest) -> bytes:
     if message.WhichOneof("part") != "data":
         refuse("data", "only pieces of the file may follow the announcement")
     return message.data
-
-
-def _target(message: me.Target) -> nf.ClassTarget:
-    wanted = message.class_target
-    match wanted.WhichOneof("wanted"):
-        case "class_index":
-            return nf.ClassTarget(wanted.class_index)
-        case "class_name":
-            if not wanted.labels:
-                refuse("target.class_target.labels", "a class name needs the names of all classes")
-            return nf.ClassTarget(wanted.class_name, nf.Labels(tuple(wanted.labels)))
-        case _:
-            return nf.ClassTarget()
 
 
 def _method(message: me.Method) -> nf.Method:
@@ -196,12 +155,3 @@ def _layers(message: me.Layers) -> str | tuple[str, ...]:
     if message.set not in LAYER_SETS:
         refuse("layers.set", f"{message.set} is not a known set")
     return LAYER_SETS[message.set]
-
-
-def _short(shape: Sequence[int]) -> str:
-    head = ", ".join(_count(n) for n in shape[:8])
-    return f"[{head}{', ...' if len(shape) > 8 else ''}]"
-
-
-def _count(number: int) -> str:
-    return str(number) if abs(number) < 10**18 else "over 10^18"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 
 from naflow.v1 import method_pb2 as me
+from naflow.v1 import similarity_pb2 as sim
 from naflow.v1 import tensor_pb2 as te
 from naflow_server.engine.types import Code, EngineError
 
@@ -45,6 +47,21 @@ ABANDONMENTS = {
     me.ABANDONMENT_RULE_MASS: "mass",
     me.ABANDONMENT_RULE_MASS_EACH: "mass-each",
 }
+COEFFICIENTS = {
+    sim.COEFFICIENTS_UNSPECIFIED: "gradient",
+    sim.COEFFICIENTS_GRADIENT: "gradient",
+    sim.COEFFICIENTS_CONTRIBUTION: "contribution",
+}
+NORMALISATIONS = {
+    sim.NORMALISATION_UNSPECIFIED: "minmax",
+    sim.NORMALISATION_MINMAX: "minmax",
+    sim.NORMALISATION_NONE: "none",
+}
+
+
+def key(names: Mapping[Any, str], wanted: str) -> Any:
+    """The value of an enumeration that has this name; of two with the same, the one that says it."""
+    return max(value for value, name in names.items() if name == wanted)
 
 
 def refuse(field: str, message: str, hint: str = "") -> NoReturn:

@@ -13,6 +13,7 @@ import numpy as np
 
 import naflow_core as nf
 from naflow_server.engine import failures
+from naflow_server.engine.targets import Found
 from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Progress
 from naflow_server.engine.version import LoadedVersion
 
@@ -27,6 +28,7 @@ class Call(AsyncIterator[Event]):
         pictures: in the request.
         admitted: `time.monotonic()` seconds.
         loaded: what computes it; None while its model is being loaded.
+        bank: what its target found in a bank, or None.
         batch_key: calls with the same one can be computed together; None: alone.
         batch_pictures: largest batch for it.
         started: whether a compute thread has taken it.
@@ -48,6 +50,7 @@ class Call(AsyncIterator[Event]):
         self.pictures = pictures
         self.admitted = time.monotonic()
         self.loaded: LoadedVersion | None = None
+        self.bank: Found | None = None
         self.batch_key: Hashable = None
         self.batch_pictures = 1
         self.started = False
@@ -86,7 +89,9 @@ class Call(AsyncIterator[Event]):
             if self._settled:
                 return
             self._events.extend(events)
-        self._wake()
+            waited_for = self._waiter is not None
+        if waited_for:  # a wake-up costs as much as a message
+            self._wake()
 
     def reference_scores(self, output: str) -> np.ndarray:
         """What onnxruntime says about the call's pictures, [N, classes]. Takes its time and the memory of a
@@ -164,13 +169,14 @@ class Call(AsyncIterator[Event]):
         patience = self._progress_seconds
         if self.request.deadline is not None:
             patience = min(patience, max(0.0, self.request.deadline - time.monotonic()))
-        self._waiter = self._loop.create_future()
+        waiter = self._loop.create_future()
         try:
             with self._lock:
                 if self._events or self._settled:  # came in before the waiter was set
                     return True
+                self._waiter = waiter
             async with asyncio.timeout(patience):
-                await self._waiter
+                await waiter
         except TimeoutError:
             return False
         finally:

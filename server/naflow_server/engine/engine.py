@@ -20,7 +20,8 @@ from naflow_server.engine.job import WarmUp
 from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.repository import Repository, Upload, Uploads
 from naflow_server.engine.scheduler import Scheduler, stopping
-from naflow_server.engine.types import Code, EngineError, ExplainRequest, ModelInfo, Statistics
+from naflow_server.engine.targets import Lookup, check
+from naflow_server.engine.types import BankQuery, Code, EngineError, ExplainRequest, ModelInfo, Statistics
 from naflow_server.engine.version import LoadedVersion, batch_sizes
 from naflow_server.settings import Settings
 
@@ -62,6 +63,7 @@ class Engine:
         limits = nf.Limits(**settings.repository.limits.model_dump())
         self._uploads = Uploads(settings.repository.path, settings.repository.upload, limits)
         self.banks = Banks(settings.banks)
+        self._lookup = Lookup(self.banks, settings.banks.memory_bytes)
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_load: asyncio.Task[None] | None = None
         self._draining = False
@@ -152,8 +154,8 @@ class Engine:
             loop=asyncio.get_running_loop(),
         )
         self._scheduler.admit(call)
-        if loaded is None:
-            self._spawn(self._submit_when_loaded(call))
+        if loaded is None or isinstance(request.target, BankQuery):
+            self._spawn(self._submit_when_ready(call))
             return call
         try:
             self._submit(call, loaded)
@@ -162,9 +164,14 @@ class Engine:
             raise
         return call
 
-    async def _submit_when_loaded(self, call: Call) -> None:
+    async def _submit_when_ready(self, call: Call) -> None:
+        request = call.request
         try:
-            self._submit(call, await self.repository.obtain(call.request.model, call.request.version))
+            loaded = await self.repository.obtain(request.model, request.version)
+            if isinstance(request.target, BankQuery):
+                call.bank = await self._lookup.find(request.target, loaded.sha256)
+                call.request = dataclasses.replace(request, target=call.bank.target)
+            self._submit(call, loaded)
         except EngineError as error:
             call.settle(error)
         except BaseException:
@@ -183,7 +190,8 @@ class Engine:
             )
         call.loaded = loaded
         call.batch_pictures = min(self._batch, limit or self._batch)
-        if loaded.batches and call.pictures < call.batch_pictures:
+        same = isinstance(call.request.target, nf.ClassTarget)  # a similarity is explained on its own
+        if same and loaded.batches and call.pictures < call.batch_pictures:
             # one after the other, a request's own pictures stay together, as they are without a batch
             alike = None if self._together else call.pictures
             call.batch_key = (alike, *_batch_key(call.request, loaded))
@@ -213,6 +221,8 @@ class Engine:
             raise _invalid(
                 "layers", f"{len(request.layers)} layers are asked for", f"from 1 to {self._limits.layers}"
             )
+        check(request.target, pictures, self._limits)
+        self._lookup.check(request.target)
         return pictures
 
     async def inspect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import naflow_core as nf
+from naflow_server.engine.targets import EXPLAINED, failed_field
 from naflow_server.engine.types import Code, EngineError, ExplainRequest
 
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
@@ -21,9 +22,10 @@ def from_core(error: nf.NaflowError, request: ExplainRequest | None = None) -> E
     elif isinstance(error, nf.InputError | nf.NumericalError):
         code, field = Code.INVALID_ARGUMENT, "inputs"
     elif isinstance(error, nf.TargetError):
-        code, field = Code.INVALID_ARGUMENT, "target"
+        at_fault = "inputs" if error.message.startswith(EXPLAINED) else failed_field(request)[0]
+        code, field = Code.INVALID_ARGUMENT, at_fault
     elif isinstance(error, nf.OptionError):
-        code, field = Code.INVALID_ARGUMENT, "method"
+        code, field = Code.INVALID_ARGUMENT, failed_field(request)[1]
     return EngineError(code, error.message, hint=error.hint, field=field, reason=error.code)
 
 

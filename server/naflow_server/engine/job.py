@@ -14,6 +14,7 @@ import numpy as np
 import naflow_core as nf
 from naflow_server.engine import failures
 from naflow_server.engine.call import Call
+from naflow_server.engine.targets import with_embeddings
 from naflow_server.engine.types import (
     Code,
     EngineError,
@@ -235,16 +236,16 @@ class Explaining(Job):
             begin += member.call.pictures
             member.started = member.started or now
         self._pictures = begin
-        targets = [m.call.request.target for m in self._members for _ in range(m.call.pictures)]
         inputs = [loaded.named(dict(m.call.request.inputs)) for m in self._members]
         joined = inputs[0]
         extra = 0
         if len(self._members) > 1:
             extra = padded(begin, first.batch_pictures) - begin if self._together else 0
             joined = {name: _joined([one[name] for one in inputs], extra) for name in inputs[0]}
-        self._explanation = loaded.models[self._device].explain(
+        model = loaded.models[self._device]
+        self._explanation = model.explain(
             joined,
-            nf.PerPicture((*targets, *targets[-1:] * extra)),
+            self._target(extra) or with_embeddings(request.target, model, loaded.named, request.output),
             method=request.method,
             layers=request.layers,
             output=request.output,
@@ -262,6 +263,20 @@ class Explaining(Job):
                 member.has_header = True
         return bool(self._explanation.layers)
 
+    def _target(self, extra: int) -> nf.PerPicture | None:
+        """Everybody's class; None where a similarity is explained, which is never shared.
+
+        Args:
+            extra: pictures that fill the batch up.
+        """
+        classes = []
+        for member in self._members:
+            target = member.call.request.target
+            if not isinstance(target, nf.ClassTarget):
+                return None
+            classes += [target] * member.call.pictures
+        return nf.PerPicture((*classes, *classes[-1:] * extra))
+
     def _header(self, explanation: nf.Explanation, member: Member, loaded: LoadedVersion) -> Header:
         plan, rows = explanation.plan, member.rows
         prediction = explanation.prediction
@@ -272,12 +287,16 @@ class Explaining(Job):
                 for name in ("scores", "logits", "target", "target_score")
             },
         )
+        bank = member.call.bank
+        if own.similarity is not None and bank is not None and bank.positions is not None:
+            own = dataclasses.replace(own, similarity=_placed(own.similarity, bank.positions))
         layers = []
         for index, tensor in enumerate(explanation.layers):
             shape = plan.program.shapes[tensor]
             spatial = tuple(shape[axis] for axis in sorted(plan.layouts[tensor]) if axis)
             layers.append(LayerInfo(index, tensor, (member.call.pictures, *spatial)))
-        return Header(loaded.name, loaded.version, loaded.sha256, own, tuple(layers))
+        version = bank.version if bank is not None else None
+        return Header(loaded.name, loaded.version, loaded.sha256, own, tuple(layers), bank=version)
 
     def _advance(self, explanation: nf.Explanation) -> bool:
         began = time.monotonic()
@@ -332,6 +351,15 @@ class Explaining(Job):
                 Summary(total - member.failed, member.failed, seconds, member.iterations, self._pictures)
             )
             call.settle()
+
+
+def _placed(found: nf.Similarity, positions: np.ndarray) -> nf.Similarity:
+    """Neighbours with their positions in a bank of which only some rows were searched."""
+    rows = (
+        tuple(dataclasses.replace(item, index=int(positions[item.index])) for item in row)
+        for row in found.neighbours
+    )
+    return dataclasses.replace(found, neighbours=tuple(rows))
 
 
 def _joined(parts: Sequence[Any], extra: int) -> np.ndarray:

@@ -61,6 +61,50 @@ class EngineError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledEmbeddings:
+    """A small bank that comes with a request.
+
+    Attributes:
+        embeddings: float32 [M, C, ...].
+        labels: [M], none of them empty.
+        model_sha256: of the model that made them; "" is not checked.
+    """
+
+    embeddings: np.ndarray
+    labels: tuple[str, ...]
+    model_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BankQuery:
+    """The similarity with the nearest of a bank: `nf.BankTarget` before the bank is looked up.
+
+    Attributes:
+        bank: name of one that the server keeps, or one that comes along.
+        k, wanted, metric, normalise, coefficients, temperature: as in `nf.BankTarget`.
+    """
+
+    bank: str | LabelledEmbeddings
+    k: int = 20
+    wanted: str | None = None
+    metric: str = "cosine"
+    normalise: str = "minmax"
+    coefficients: str = "gradient"
+    temperature: float = 0.07
+
+
+@dataclass(frozen=True, slots=True)
+class BankVersion:
+    """One content of a bank that the server keeps."""
+
+    id: str
+    version: int
+
+
+Target = nf.ClassTarget | nf.SimilarityTarget | nf.PrototypeTarget | nf.BankTarget | BankQuery
+
+
 @dataclass(frozen=True, slots=True)
 class ExplainRequest:
     """One explanation to compute.
@@ -70,7 +114,8 @@ class ExplainRequest:
         inputs: arrays by the model's input names, each [N, ...] with the same N; the name "" stands for the
             only input of a model that has one.
         version: of the model; the highest that is ready when None.
-        target: what is explained, for every picture of this request.
+        target: what is explained, for every picture of this request. References of a similarity are
+            embeddings, or a mapping of pictures by input name.
         method: options of the method.
         layers: "blocks", "spine", "nodes", a tensor name or several.
         output: which graph output; needed when there are several.
@@ -83,7 +128,7 @@ class ExplainRequest:
     model: str
     inputs: Mapping[str, np.ndarray]
     version: str | None = None
-    target: nf.ClassTarget = field(default_factory=nf.ClassTarget)
+    target: Target = field(default_factory=nf.ClassTarget)
     method: nf.Method = field(default_factory=nf.Method)
     layers: str | tuple[str, ...] = "blocks"
     output: str | None = None
@@ -113,6 +158,7 @@ class Header:
         prediction: what the model says about this request's pictures, and which class is explained.
         layers: in order of index, nearest to the input first; the flows come deepest first.
         reference: onnxruntime's scores of the explained output, [N, classes], where they were asked for.
+        bank: the content of the server's bank that answered, if one did.
     """
 
     model: str
@@ -121,6 +167,7 @@ class Header:
     prediction: nf.Prediction
     layers: tuple[LayerInfo, ...]
     reference: np.ndarray | None = None
+    bank: BankVersion | None = None
 
     @property
     def total(self) -> int:

@@ -21,41 +21,43 @@ class Driver:
 
     kind: str
 
-    def explain(self, target: str, *arguments: Any, client: Any = None, **options: Any) -> Result:
+    def explain(self, address: str, *arguments: Any, client: Any = None, **options: Any) -> Result:
         """`explain(...).collect()`."""
         settings = {"retry": QUICK, **(client or {})}
         if self.kind == "sync":
-            with Client(target, **settings) as made:
+            with Client(address, **settings) as made:
                 return made.explain(*arguments, **options).collect()
 
         async def run() -> Result:
-            async with AsyncClient(target, **settings) as made:
+            async with AsyncClient(address, **settings) as made:
                 return await made.explain(*arguments, **options).collect()
 
         return asyncio.run(run())
 
-    def explain_many(self, target: str, *arguments: Any, client: Any = None, **options: Any) -> list[Outcome]:
+    def explain_many(
+        self, address: str, *arguments: Any, client: Any = None, **options: Any
+    ) -> list[Outcome]:
         """All outcomes of `explain_many`."""
         settings = {"retry": QUICK, **(client or {})}
         if self.kind == "sync":
-            with Client(target, **settings) as made:
+            with Client(address, **settings) as made:
                 return list(made.explain_many(*arguments, **options))
 
         async def run() -> list[Outcome]:
-            async with AsyncClient(target, **settings) as made:
+            async with AsyncClient(address, **settings) as made:
                 return [outcome async for outcome in made.explain_many(*arguments, **options)]
 
         return asyncio.run(run())
 
-    def call(self, target: str, name: str, *arguments: Any, client: Any = None, **options: Any) -> Any:
+    def call(self, address: str, name: str, *arguments: Any, client: Any = None, **options: Any) -> Any:
         """Any other method, by name."""
         settings = {"retry": QUICK, **(client or {})}
         if self.kind == "sync":
-            with Client(target, **settings) as made:
+            with Client(address, **settings) as made:
                 return getattr(made, name)(*arguments, **options)
 
         async def run() -> Any:
-            async with AsyncClient(target, **settings) as made:
+            async with AsyncClient(address, **settings) as made:
                 return await getattr(made, name)(*arguments, **options)
 
         return asyncio.run(run())

@@ -127,6 +127,14 @@ def test_repository(driver: Any, secure: Secure) -> None:
     assert [s.rule_class for s in report.segments] == [s["class"] for s in expected["segments"]]
 
 
+def test_loading_by_force(driver: Any) -> None:
+    servicer = Scripted()
+    with serving(servicer) as address:
+        for options in ({}, {"force": True}):
+            driver.call(address, "load_model", "any", **options)
+    assert [request.force for request in servicer.requests] == [False, True]
+
+
 def test_leaving_early_frees_the_server(secure: Secure) -> None:
     with Client(secure.address, **secure.access) as client:
         stream = client.explain("residual", picture(seed=6), layers="nodes")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from naflow.v1 import explanation_pb2, method_pb2, tensor_pb2
+from naflow.v1 import explanation_pb2, method_pb2, similarity_pb2, tensor_pb2
 from naflow_client._core.status import from_status
 from naflow_client.answers import (
     ClassScore,
@@ -19,9 +19,11 @@ from naflow_client.answers import (
     LayerDiagnostics,
     LayerFailure,
     LayerInfo,
+    Neighbour,
     Prediction,
     Progress,
     ReferencePrediction,
+    Similarity,
     Summary,
 )
 from naflow_client.errors import BrokenStreamError, CallError
@@ -31,8 +33,26 @@ FLOATS = {
     tensor_pb2.DATA_TYPE_FLOAT16: "float16",
     tensor_pb2.DATA_TYPE_DOUBLE: "float64",
 }
+CODES = {name: code for code, name in FLOATS.items()}
 
 Item = Header | Flow | LayerFailure | Progress | Summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """What a layer's message must agree with, ready to compare."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]  # on the wire
+    code: int
+    size: int
+
+    @classmethod
+    def of(cls, info: LayerInfo) -> _Layer:
+        dtype = np.dtype(info.dtype).newbyteorder("<")
+        size = math.prod(info.shape) * dtype.itemsize
+        return cls(info.tensor, info.shape, dtype, CODES[info.dtype], size)
 
 
 class Session:
@@ -48,9 +68,9 @@ class Session:
         self.summary: Summary | None = None
         self.failures: list[LayerFailure] = []
         self._target = target
-        self._seen: set[int] = set()
+        self._coming: dict[int, _Layer] = {}
         self._flows = 0
-        self._announced: explanation_pb2.LayerFlow | None = None
+        self._announced: tuple[_Layer, explanation_pb2.LayerFlow] | None = None
         self._map = bytearray()
 
     def feed(self, event: explanation_pb2.ExplainEvent) -> Item | None:
@@ -67,7 +87,9 @@ class Session:
         if self.summary is not None:
             raise self._broken(f"{kind} after the summary")
         if self._announced is not None and kind != "chunk":
-            raise self._broken(f"{kind} between the pieces of layer {self._announced.tensor!r}")
+            raise self._broken(f"{kind} between the pieces of layer {self._announced[0].tensor!r}")
+        if kind == "layer_flow":
+            return self._layer_flow(event.layer_flow)
         if kind == "progress":
             value = event.progress
             return Progress(value.layers_done, value.layers_total, value.tensor, value.elapsed_seconds)
@@ -75,15 +97,9 @@ class Session:
             return self._summary(event.summary)
         if kind == "header":
             return self._header(event)
-        if kind is None:
-            return None
-        if self.header is None:
-            raise self._broken(f"{kind} before the header")
-        if kind == "layer_flow":
-            return self._layer_flow(event.layer_flow)
         if kind == "chunk":
             return self._chunk(event.chunk)
-        return self._layer_error(event.layer_error)
+        return None if kind is None else self._layer_error(event.layer_error)
 
     def end(self) -> None:
         """The stream is over.
@@ -117,53 +133,53 @@ class Session:
             method=method_options(message.method),
             request_id=event.request_id,
         )
+        self._coming = {layer.index: _Layer.of(layer) for layer in self.header.layers}
         return self.header
 
     def _layer_flow(self, message: explanation_pb2.LayerFlow) -> Flow | None:
-        info = self._expected(message.index, message.tensor)
-        shape, dtype = tuple(message.shape), self._dtype(message.dtype)
-        size = math.prod(shape) * np.dtype(dtype).itemsize
+        layer = self._expected("layer_flow", message.index, message.tensor)
+        shape = tuple(message.shape)
+        if message.dtype != layer.code or message.byte_size != layer.size or shape != layer.shape:
+            raise self._broken(f"layer {layer.tensor!r} comes in another shape than announced")
         pictures = len(self.header.predictions) if self.header else 0
-        if shape != info.shape or dtype != info.dtype or message.byte_size != size:
-            raise self._broken(f"layer {info.tensor!r} comes in another shape than announced")
         if len(shape) < 2 or shape[0] != pictures or len(message.diagnostics.pictures) != pictures:
-            raise self._broken(f"layer {info.tensor!r} is not for {pictures} pictures")
-        if not message.data and size:
-            self._announced = message
+            raise self._broken(f"layer {layer.tensor!r} is not for {pictures} pictures")
+        data = message.data
+        if not data and layer.size:
+            self._announced = layer, message
             return None
-        return self._flow(message, message.data)
+        return self._flow(layer, message, data)
 
     def _chunk(self, message: explanation_pb2.Chunk) -> Flow | None:
-        announced = self._announced
-        if announced is None or message.index != announced.index:
+        if self.header is None:
+            raise self._broken("chunk before the header")
+        if self._announced is None or message.index != self._announced[1].index:
             raise self._broken(f"a piece of layer {message.index}, which was not announced")
+        layer, announced = self._announced
         if message.offset != len(self._map):
-            raise self._broken(f"layer {announced.tensor!r} has a gap at byte {len(self._map)}")
+            raise self._broken(f"layer {layer.tensor!r} has a gap at byte {len(self._map)}")
         if google_crc32c.value(message.data) != message.crc32c:
-            raise self._broken(f"layer {announced.tensor!r} is damaged at byte {message.offset}")
+            raise self._broken(f"layer {layer.tensor!r} is damaged at byte {message.offset}")
         self._map += message.data
-        if len(self._map) > announced.byte_size or (message.last != (len(self._map) == announced.byte_size)):
-            raise self._broken(f"layer {announced.tensor!r} has another length than announced")
+        if len(self._map) > layer.size or (message.last != (len(self._map) == layer.size)):
+            raise self._broken(f"layer {layer.tensor!r} has another length than announced")
         if not message.last:
             return None
         data, self._map, self._announced = bytes(self._map), bytearray(), None
-        return self._flow(announced, data)
+        return self._flow(layer, announced, data)
 
-    def _flow(self, message: explanation_pb2.LayerFlow, data: bytes) -> Flow:
-        if len(data) != message.byte_size:
-            raise self._broken(f"layer {message.tensor!r} has another length than announced")
-        values = np.frombuffer(data, np.dtype(self._dtype(message.dtype)).newbyteorder("<"))
+    def _flow(self, layer: _Layer, message: explanation_pb2.LayerFlow, data: bytes) -> Flow:
+        if len(data) != layer.size:
+            raise self._broken(f"layer {layer.tensor!r} has another length than announced")
+        values = np.frombuffer(data, layer.dtype).reshape(layer.shape)  # read-only, as bytes are
+        if layer.dtype != np.float32:
+            values = _read_only(values.astype(np.float32))
         self._flows += 1
-        return Flow(
-            message.index,
-            message.tensor,
-            _read_only(values.astype(np.float32, copy=False).reshape(message.shape)),
-            _diagnostics(message.diagnostics),
-        )
+        return Flow(message.index, layer.tensor, values, _diagnostics(message.diagnostics))
 
     def _layer_error(self, message: explanation_pb2.LayerError) -> LayerFailure:
-        info = self._expected(message.index, message.tensor)
-        failure = LayerFailure(info.index, info.tensor, from_status(message.status, self._target))
+        layer = self._expected("layer_error", message.index, message.tensor)
+        failure = LayerFailure(message.index, layer.tensor, from_status(message.status, self._target))
         self.failures.append(failure)
         return failure
 
@@ -189,13 +205,13 @@ class Session:
         )
         return self.summary
 
-    def _expected(self, index: int, tensor: str) -> LayerInfo:
-        assert self.header is not None
-        known = self.header.layers
-        if index >= len(known) or known[index].tensor != tensor or index in self._seen:
+    def _expected(self, kind: str, index: int, tensor: str) -> _Layer:
+        if self.header is None:
+            raise self._broken(f"{kind} before the header")
+        layer = self._coming.pop(index, None)
+        if layer is None or layer.tensor != tensor:
             raise self._broken(f"layer {index} {tensor!r} was not announced, or comes twice")
-        self._seen.add(index)
-        return known[index]
+        return layer
 
     def _dtype(self, value: Any) -> str:
         if value not in FLOATS:
@@ -235,6 +251,23 @@ def _prediction(message: explanation_pb2.Prediction) -> Prediction:
         target_score=message.target_score,
         squashed_by=message.squashed_by,
         reference=_reference(message.reference) if message.HasField("reference") else None,
+        similarity=_similarity(message.similarity) if message.HasField("similarity") else None,
+    )
+
+
+def _similarity(message: similarity_pb2.Similarity) -> Similarity:
+    how = message.comparison
+    return Similarity(
+        metric=how.metric,
+        normalise=_name(similarity_pb2.Normalisation, "NORMALISATION", how.normalisation),
+        coefficients=_name(similarity_pb2.Coefficients, "COEFFICIENTS", how.coefficients),
+        score=message.score,
+        top_channels=tuple((item.channel, item.contribution) for item in message.channels),
+        neighbours=tuple(
+            Neighbour(item.index, item.label, item.similarity, item.used) for item in message.neighbours
+        ),
+        bank_id=message.bank_id,
+        bank_version=message.bank_version,
     )
 
 
@@ -247,21 +280,31 @@ def _reference(message: explanation_pb2.ReferencePrediction) -> ReferencePredict
 
 
 def _score(message: explanation_pb2.ClassScore) -> ClassScore:
-    return ClassScore(message.class_index, message.score)
+    return ClassScore(message.class_index, message.score, message.label)
 
 
 def _diagnostics(message: explanation_pb2.LayerDiagnostics) -> LayerDiagnostics:
-    pictures: Sequence[explanation_pb2.PictureDiagnostics] = message.pictures
+    rows = [
+        (
+            item.retained_fraction,
+            item.iterations,
+            item.relative_residual,
+            item.converged,
+            item.conservation_gap,
+        )
+        for item in message.pictures
+    ]
+    retained, iterations, residual, converged, gap = _read_only(np.array(rows, np.float64).reshape(-1, 5).T)
     return LayerDiagnostics(
         node=message.node,
         op_type=message.op_type,
         shape=tuple(message.shape),
         rule=message.rule,
-        retained_fraction=_read_only(np.array([item.retained_fraction for item in pictures], np.float64)),
-        iterations=_read_only(np.array([item.iterations for item in pictures], np.int64)),
-        relative_residual=_read_only(np.array([item.relative_residual for item in pictures], np.float64)),
-        converged=_read_only(np.array([item.converged for item in pictures], np.bool_)),
-        conservation_gap=_read_only(np.array([item.conservation_gap for item in pictures], np.float64)),
+        retained_fraction=retained,
+        iterations=_read_only(iterations.astype(np.int64)),
+        relative_residual=residual,
+        converged=_read_only(converged.astype(np.bool_)),
+        conservation_gap=gap,
         seconds=message.seconds,
     )
 

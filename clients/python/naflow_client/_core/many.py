@@ -12,9 +12,11 @@ from typing import Any
 from naflow.v1 import explanation_pb2
 from naflow_client._core import requests
 from naflow_client._core.events import Session
+from naflow_client._core.one import build
+from naflow_client._core.targets import Aim, check_answer
 from naflow_client.answers import Flow, Header, Summary
-from naflow_client.errors import BrokenStreamError, CallError, ClientError, RequestError
-from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
+from naflow_client.errors import BrokenStreamError, CallError, ClientError, RequestError, UnsupportedError
+from naflow_client.inputs import Input, Inputs, Recipe, holds_pictures
 from naflow_client.models import ModelReport
 from naflow_client.options import ExplainOptions
 from naflow_client.outcomes import Keyed, Outcome, Part
@@ -29,6 +31,7 @@ class Asked:
     """What all inputs of a call share.
 
     Attributes:
+        aim: the similarity that is explained, if one is.
         in_flight: inputs that are read but not yet handed on as outcomes, at most.
         ordered: whether outcomes come in the order of the inputs.
     """
@@ -36,6 +39,7 @@ class Asked:
     model: str
     preprocess: Recipe
     options: ExplainOptions
+    aim: Aim
     in_flight: int
     ordered: bool
 
@@ -54,11 +58,12 @@ class Asked:
             raise RequestError(f"order {order!r} does not exist", "one of input, completion", field="order")
         requests.whole(in_flight, "in_flight", 1, MOST_IN_FLIGHT)
         named = dataclasses.replace(options, request_id=options.request_id or uuid.uuid4().hex)
-        return cls(model, preprocess, named, in_flight, order == "input")
+        aim = Aim(options.target, preprocess)
+        return cls(model, preprocess, named, aim, in_flight, order == "input")
 
     def needs_report(self, given: Input | Keyed) -> bool:
         """Whether the model has to be asked what it takes."""
-        return holds_pictures(given.x if isinstance(given, Keyed) else given)
+        return self.aim.needs_report or holds_pictures(given.x if isinstance(given, Keyed) else given)
 
     def request(
         self, given: Input | Keyed, index: int, report: ModelReport | None
@@ -69,9 +74,8 @@ class Asked:
             ClientError: the input cannot be read, or cannot be sent.
         """
         x = given.x if isinstance(given, Keyed) else given
-        inputs = from_arrays(x) if report is None else from_pictures(x, self.preprocess, report)
         own = dataclasses.replace(self.options, request_id=f"{self.options.request_id}/{index}")
-        return requests.explain_request(self.model, inputs.arrays, own), inputs
+        return build(self.model, x, self.preprocess, own, self.aim, report)
 
 
 @dataclass(slots=True, eq=False)
@@ -205,7 +209,9 @@ class Ledger:
             )
         try:
             item = entry.session.feed(event)
-        except BrokenStreamError as error:
+            if isinstance(item, Header):
+                check_answer(item, entry.inputs)
+        except (BrokenStreamError, UnsupportedError) as error:
             self._ignored.add(event.request_id)  # the rest of its answer may still come
             self._answer(entry, error)
             return

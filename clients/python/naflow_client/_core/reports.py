@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from naflow.v1 import explanation_pb2, model_report_pb2, model_repository_pb2
 from naflow_client.models import (
+    Cost,
+    Head,
     ModelReport,
     ModelState,
     ModelStatus,
@@ -13,6 +15,7 @@ from naflow_client.models import (
     TensorInfo,
     UnsupportedNode,
     VersionStatus,
+    WithoutFlow,
 )
 
 
@@ -46,6 +49,7 @@ def model_report(message: explanation_pb2.InspectModelResponse) -> ModelReport:
                 rule_class=_rule_class(item.rule_class),
                 input=item.input,
                 output=item.output,
+                cost=_cost(item.cost),
             )
             for item in report.segments
         ),
@@ -62,6 +66,16 @@ def model_report(message: explanation_pb2.InspectModelResponse) -> ModelReport:
             for item in report.nodes
         ),
         unsupported=tuple(UnsupportedNode(x.node, x.op_type, x.reason) for x in report.unsupported),
+        cost=_cost(report.cost),
+        typical_iterations=report.typical_iterations,
+        flows={
+            "blocks": report.flows.blocks,
+            "spine": report.flows.spine,
+            "nodes": report.flows.nodes,
+        },
+        without_flow=tuple(WithoutFlow(group.reason, tuple(group.tensors)) for group in report.without_flow),
+        notes=tuple(report.notes),
+        head=_head(report.head) if report.HasField("head") else None,
     )
 
 
@@ -78,6 +92,21 @@ def model_status(message: model_repository_pb2.ModelStatus) -> ModelStatus:
         for item in message.versions
     )
     return ModelStatus(message.model_name, message.ready, versions, message.reason)
+
+
+def _cost(message: model_report_pb2.Cost) -> Cost:
+    return Cost(message.jacobian_multiply_adds, message.solve_multiply_adds, message.memory_bytes)
+
+
+def _head(message: model_report_pb2.Head) -> Head:
+    return Head(
+        kind=message.kind,
+        pooling=message.pooling,
+        unit_length=message.unit_length,
+        steps=tuple(message.steps),
+        top_feature_map=message.top_feature_map,
+        shape=tuple(message.shape),
+    )
 
 
 def _state(value: int) -> ModelState:

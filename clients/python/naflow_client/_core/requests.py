@@ -55,6 +55,10 @@ def explain_request(
         reference_prediction=options.reference_prediction,
     )
     wanted = options.target_class
+    if wanted is not None and options.target is not None:
+        raise RequestError(
+            "target and target_class exclude each other", "leave one out", field="target_class"
+        )
     if isinstance(wanted, str):
         request.target.class_target.class_name = wanted
         request.target.class_target.labels.extend(options.labels)
@@ -86,22 +90,22 @@ def method(options: ExplainOptions) -> method_pb2.Method:
     """
     message = method_pb2.Method(preset=options.preset)
     if options.inverse is not None:
-        message.inverse = _choice(method_pb2.Inverse, "INVERSE", "inverse", options.inverse)
+        message.inverse = choice(method_pb2.Inverse, "INVERSE", "inverse", options.inverse)
     if options.rows is not None:
-        message.rows = _choice(method_pb2.Rows, "ROWS", "rows", options.rows)
+        message.rows = choice(method_pb2.Rows, "ROWS", "rows", options.rows)
     if options.anchor is not None:
-        message.anchor = _choice(method_pb2.Anchor, "ANCHOR", "anchor", options.anchor)
+        message.anchor = choice(method_pb2.Anchor, "ANCHOR", "anchor", options.anchor)
     if options.abandon is not None:
         rule, colon, mass = options.abandon.partition(":")
-        message.abandonment.rule = _choice(method_pb2.AbandonmentRule, "ABANDONMENT_RULE", "abandon", rule)
+        message.abandonment.rule = choice(method_pb2.AbandonmentRule, "ABANDONMENT_RULE", "abandon", rule)
         if colon:
-            message.abandonment.mass = _number(mass, "abandon")
+            message.abandonment.mass = finite(mass, "abandon")
     if options.feasible is not None:
         message.feasible = options.feasible
     if options.damping is not None:
-        message.damping = _number(options.damping, "damping")
+        message.damping = finite(options.damping, "damping")
     if options.tolerance is not None:
-        message.tolerance = _number(options.tolerance, "tolerance")
+        message.tolerance = finite(options.tolerance, "tolerance")
     if options.max_iterations is not None:
         message.max_iterations = whole(options.max_iterations, "max_iterations", 0, (1 << 32) - 1)
     return message
@@ -169,23 +173,38 @@ def file_content(source: PathLike | bytes) -> bytes:
         raise ClientError(f"{source}: cannot be read: {error.strerror or error}", "check the path") from error
 
 
-def _choice(enum: Any, prefix: str, field: str, name: str) -> Any:
+def choice(enum: Any, prefix: str, field: str, name: str) -> Any:
+    """The value of an enumeration by its name as users write it.
+
+    Raises:
+        RequestError: there is none.
+    """
     known = [key.removeprefix(f"{prefix}_").lower().replace("_", "-") for key in enum.keys()[1:]]
     if name not in known:
         raise RequestError(
-            f"{field} {name!r} does not exist", f"one of {', '.join(known)}", field=f"method.{field}"
+            f"{field} {name!r} does not exist", f"one of {', '.join(known)}", field=_path(field)
         )
     return enum.Value(f"{prefix}_{name.upper().replace('-', '_')}")
 
 
-def _number(value: object, field: str) -> float:
+def finite(value: object, field: str) -> float:
+    """A finite number.
+
+    Raises:
+        RequestError: it is none.
+    """
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise RequestError(f"{field}: {value!r} is not a finite number", field=f"method.{field}")
+        raise RequestError(f"{field}: {value!r} is not a finite number", field=_path(field))
     return number
+
+
+def _path(field: str) -> str:
+    """Where an option is in the request: the method's stand without their place."""
+    return field if "." in field else f"method.{field}"
 
 
 def whole(value: object, field: str, least: int, most: int) -> int:

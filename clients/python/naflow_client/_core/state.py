@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from naflow_client._core.events import Item, Session
+from naflow_client._core.targets import check_answer
 from naflow_client.answers import Flow, Header, LayerFailure, Summary
 from naflow_client.errors import CallCancelledError, ClientError
 from naflow_client.inputs import Inputs
@@ -47,6 +48,11 @@ class StreamState:
         if header is None:
             raise ClientError("the stream is not open yet", "enter it with `with` or `async with` first")
         return header
+
+    def _check_header(self) -> None:
+        """Refuse an answer that is not to what was asked."""
+        if self._inputs is not None:
+            check_answer(self._known_header(), self._inputs)
 
     def _check_not_cancelled(self) -> None:
         if self._cancelled:

@@ -1,6 +1,7 @@
 from google.rpc import status_pb2 as _status_pb2
 from naflow.v1 import method_pb2 as _method_pb2
 from naflow.v1 import model_report_pb2 as _model_report_pb2
+from naflow.v1 import similarity_pb2 as _similarity_pb2
 from naflow.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -84,18 +85,20 @@ class Header(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., model_sha256: _Optional[str] = ..., output: _Optional[str] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerInfo, _Mapping]]] = ..., total_layers: _Optional[int] = ..., total_bytes: _Optional[int] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("best", "target", "target_score", "squashed_by", "reference")
+    __slots__ = ("best", "target", "target_score", "squashed_by", "reference", "similarity")
     BEST_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_SCORE_FIELD_NUMBER: _ClassVar[int]
     SQUASHED_BY_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     best: _containers.RepeatedCompositeFieldContainer[ClassScore]
     target: ClassScore
     target_score: float
     squashed_by: str
     reference: ReferencePrediction
-    def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., target: _Optional[_Union[ClassScore, _Mapping]] = ..., target_score: _Optional[float] = ..., squashed_by: _Optional[str] = ..., reference: _Optional[_Union[ReferencePrediction, _Mapping]] = ...) -> None: ...
+    similarity: _similarity_pb2.Similarity
+    def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., target: _Optional[_Union[ClassScore, _Mapping]] = ..., target_score: _Optional[float] = ..., squashed_by: _Optional[str] = ..., reference: _Optional[_Union[ReferencePrediction, _Mapping]] = ..., similarity: _Optional[_Union[_similarity_pb2.Similarity, _Mapping]] = ...) -> None: ...
 
 class ReferencePrediction(_message.Message):
     __slots__ = ("best", "scores", "largest_difference")
@@ -108,12 +111,14 @@ class ReferencePrediction(_message.Message):
     def __init__(self, best: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., scores: _Optional[_Iterable[float]] = ..., largest_difference: _Optional[float] = ...) -> None: ...
 
 class ClassScore(_message.Message):
-    __slots__ = ("class_index", "score")
+    __slots__ = ("class_index", "score", "label")
     CLASS_INDEX_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     class_index: int
     score: float
-    def __init__(self, class_index: _Optional[int] = ..., score: _Optional[float] = ...) -> None: ...
+    label: str
+    def __init__(self, class_index: _Optional[int] = ..., score: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
 
 class LayerInfo(_message.Message):
     __slots__ = ("index", "tensor", "dtype", "shape")

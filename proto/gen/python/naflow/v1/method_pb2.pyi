@@ -1,3 +1,4 @@
+from naflow.v1 import similarity_pb2 as _similarity_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -61,10 +62,16 @@ ABANDONMENT_RULE_MASS: AbandonmentRule
 ABANDONMENT_RULE_MASS_EACH: AbandonmentRule
 
 class Target(_message.Message):
-    __slots__ = ("class_target",)
+    __slots__ = ("class_target", "similarity_target", "prototype_target", "bank_target")
     CLASS_TARGET_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_TARGET_FIELD_NUMBER: _ClassVar[int]
+    PROTOTYPE_TARGET_FIELD_NUMBER: _ClassVar[int]
+    BANK_TARGET_FIELD_NUMBER: _ClassVar[int]
     class_target: ClassTarget
-    def __init__(self, class_target: _Optional[_Union[ClassTarget, _Mapping]] = ...) -> None: ...
+    similarity_target: _similarity_pb2.SimilarityTarget
+    prototype_target: _similarity_pb2.PrototypeTarget
+    bank_target: _similarity_pb2.BankTarget
+    def __init__(self, class_target: _Optional[_Union[ClassTarget, _Mapping]] = ..., similarity_target: _Optional[_Union[_similarity_pb2.SimilarityTarget, _Mapping]] = ..., prototype_target: _Optional[_Union[_similarity_pb2.PrototypeTarget, _Mapping]] = ..., bank_target: _Optional[_Union[_similarity_pb2.BankTarget, _Mapping]] = ...) -> None: ...
 
 class ClassTarget(_message.Message):
     __slots__ = ("class_index", "class_name", "labels")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnaflow/v1/model_report.proto\x12\tnaflow.v1\"\xa5\x04\n\x0bModelReport\x12\x13\n\x0b\x65xplainable\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x10\n\x08producer\x18\x05 \x01(\t\x12\x12\n\nir_version\x18\x06 \x01(\x03\x12\x32\n\x06opsets\x18\x07 \x03(\x0b\x32\".naflow.v1.ModelReport.OpsetsEntry\x12%\n\x06inputs\x18\x08 \x03(\x0b\x32\x15.naflow.v1.TensorInfo\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.naflow.v1.TensorInfo\x12\x18\n\x10\x65xplained_output\x18\n \x01(\t\x12\x0e\n\x06scores\x18\x0b \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x0c \x01(\t\x12%\n\x05spine\x18\r \x03(\x0b\x32\x16.naflow.v1.SpineTensor\x12\x0e\n\x06\x62locks\x18\x0e \x03(\t\x12$\n\x08segments\x18\x0f \x03(\x0b\x32\x12.naflow.v1.Segment\x12$\n\x05nodes\x18\x10 \x03(\x0b\x32\x15.naflow.v1.NodeReport\x12/\n\x0bunsupported\x18\x11 \x03(\x0b\x32\x1a.naflow.v1.UnsupportedNode\x1a-\n\x0bOpsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x8f\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x1a\n\x12has_declared_shape\x18\x03 \x01(\x08\x12\x34\n\x0e\x64\x65\x63lared_shape\x18\x04 \x03(\x0b\x32\x1c.naflow.v1.DeclaredDimension\x12\x12\n\nused_shape\x18\x05 \x03(\x03\"B\n\x11\x44\x65\x63laredDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x0b\n\tdimension\";\n\x0bSpineTensor\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\x9e\x01\n\x07Segment\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05nodes\x18\x03 \x03(\t\x12\x10\n\x08op_types\x18\x04 \x03(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12(\n\nrule_class\x18\x06 \x01(\x0e\x32\x14.naflow.v1.RuleClass\x12\r\n\x05input\x18\x07 \x01(\t\x12\x0e\n\x06output\x18\x08 \x01(\t\"\x9d\x01\n\nNodeReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\x0e\n\x06\x64omain\x18\x03 \x01(\t\x12\x15\n\rsince_version\x18\x04 \x01(\x03\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12(\n\nrule_class\x18\x06 \x01(\x0e\x32\x14.naflow.v1.RuleClass\x12\x11\n\tsupported\x18\x07 \x01(\x08\"@\n\x0fUnsupportedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\x8c\x01\n\tRuleClass\x12\x1a\n\x16RULE_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10RULE_CLASS_EXACT\x10\x01\x12\x1c\n\x18RULE_CLASS_LEAST_SQUARES\x10\x02\x12\x13\n\x0fRULE_CLASS_MASK\x10\x03\x12\x1a\n\x16RULE_CLASS_PASSTHROUGH\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cnaflow/v1/model_report.proto\x12\tnaflow.v1\"\xe2\x05\n\x0bModelReport\x12\x13\n\x0b\x65xplainable\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x10\n\x08producer\x18\x05 \x01(\t\x12\x12\n\nir_version\x18\x06 \x01(\x03\x12\x32\n\x06opsets\x18\x07 \x03(\x0b\x32\".naflow.v1.ModelReport.OpsetsEntry\x12%\n\x06inputs\x18\x08 \x03(\x0b\x32\x15.naflow.v1.TensorInfo\x12&\n\x07outputs\x18\t \x03(\x0b\x32\x15.naflow.v1.TensorInfo\x12\x18\n\x10\x65xplained_output\x18\n \x01(\t\x12\x0e\n\x06scores\x18\x0b \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x0c \x01(\t\x12%\n\x05spine\x18\r \x03(\x0b\x32\x16.naflow.v1.SpineTensor\x12\x0e\n\x06\x62locks\x18\x0e \x03(\t\x12$\n\x08segments\x18\x0f \x03(\x0b\x32\x12.naflow.v1.Segment\x12$\n\x05nodes\x18\x10 \x03(\x0b\x32\x15.naflow.v1.NodeReport\x12/\n\x0bunsupported\x18\x11 \x03(\x0b\x32\x1a.naflow.v1.UnsupportedNode\x12\x1d\n\x04\x63ost\x18\x12 \x01(\x0b\x32\x0f.naflow.v1.Cost\x12\x1a\n\x12typical_iterations\x18\x13 \x01(\r\x12$\n\x05\x66lows\x18\x14 \x01(\x0b\x32\x15.naflow.v1.FlowCounts\x12,\n\x0cwithout_flow\x18\x15 \x03(\x0b\x32\x16.naflow.v1.WithoutFlow\x12\r\n\x05notes\x18\x16 \x03(\t\x12\x1d\n\x04head\x18\x17 \x01(\x0b\x32\x0f.naflow.v1.Head\x1a-\n\x0bOpsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"Y\n\x04\x43ost\x12\x1e\n\x16jacobian_multiply_adds\x18\x01 \x01(\x04\x12\x1b\n\x13solve_multiply_adds\x18\x02 \x01(\x04\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x04\":\n\nFlowCounts\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\x12\r\n\x05spine\x18\x02 \x01(\r\x12\r\n\x05nodes\x18\x03 \x01(\r\".\n\x0bWithoutFlow\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x03(\t\"q\n\x04Head\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07pooling\x18\x02 \x01(\t\x12\x13\n\x0bunit_length\x18\x03 \x01(\x08\x12\r\n\x05steps\x18\x04 \x03(\t\x12\x17\n\x0ftop_feature_map\x18\x05 \x01(\t\x12\r\n\x05shape\x18\x06 \x03(\x03\"\x8f\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x1a\n\x12has_declared_shape\x18\x03 \x01(\x08\x12\x34\n\x0e\x64\x65\x63lared_shape\x18\x04 \x03(\x0b\x32\x1c.naflow.v1.DeclaredDimension\x12\x12\n\nused_shape\x18\x05 \x03(\x03\"B\n\x11\x44\x65\x63laredDimension\x12\x0e\n\x04size\x18\x01 \x01(\x03H\x00\x12\x10\n\x06symbol\x18\x02 \x01(\tH\x00\x42\x0b\n\tdimension\";\n\x0bSpineTensor\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\xbd\x01\n\x07Segment\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05nodes\x18\x03 \x03(\t\x12\x10\n\x08op_types\x18\x04 \x03(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12(\n\nrule_class\x18\x06 \x01(\x0e\x32\x14.naflow.v1.RuleClass\x12\r\n\x05input\x18\x07 \x01(\t\x12\x0e\n\x06output\x18\x08 \x01(\t\x12\x1d\n\x04\x63ost\x18\t \x01(\x0b\x32\x0f.naflow.v1.Cost\"\x9d\x01\n\nNodeReport\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\x0e\n\x06\x64omain\x18\x03 \x01(\t\x12\x15\n\rsince_version\x18\x04 \x01(\x03\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12(\n\nrule_class\x18\x06 \x01(\x0e\x32\x14.naflow.v1.RuleClass\x12\x11\n\tsupported\x18\x07 \x01(\x08\"@\n\x0fUnsupportedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t*\x8c\x01\n\tRuleClass\x12\x1a\n\x16RULE_CLASS_UNSPECIFIED\x10\x00\x12\x14\n\x10RULE_CLASS_EXACT\x10\x01\x12\x1c\n\x18RULE_CLASS_LEAST_SQUARES\x10\x02\x12\x13\n\x0fRULE_CLASS_MASK\x10\x03\x12\x1a\n\x16RULE_CLASS_PASSTHROUGH\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELREPORT_OPSETSENTRY']._loaded_options = None
   _globals['_MODELREPORT_OPSETSENTRY']._serialized_options = b'8\001'
-  _globals['_RULECLASS']._serialized_start=1258
-  _globals['_RULECLASS']._serialized_end=1398
+  _globals['_RULECLASS']._serialized_start=1792
+  _globals['_RULECLASS']._serialized_end=1932
   _globals['_MODELREPORT']._serialized_start=44
-  _globals['_MODELREPORT']._serialized_end=593
-  _globals['_MODELREPORT_OPSETSENTRY']._serialized_start=548
-  _globals['_MODELREPORT_OPSETSENTRY']._serialized_end=593
-  _globals['_TENSORINFO']._serialized_start=596
-  _globals['_TENSORINFO']._serialized_end=739
-  _globals['_DECLAREDDIMENSION']._serialized_start=741
-  _globals['_DECLAREDDIMENSION']._serialized_end=807
-  _globals['_SPINETENSOR']._serialized_start=809
-  _globals['_SPINETENSOR']._serialized_end=868
-  _globals['_SEGMENT']._serialized_start=871
-  _globals['_SEGMENT']._serialized_end=1029
-  _globals['_NODEREPORT']._serialized_start=1032
-  _globals['_NODEREPORT']._serialized_end=1189
-  _globals['_UNSUPPORTEDNODE']._serialized_start=1191
-  _globals['_UNSUPPORTEDNODE']._serialized_end=1255
+  _globals['_MODELREPORT']._serialized_end=782
+  _globals['_MODELREPORT_OPSETSENTRY']._serialized_start=737
+  _globals['_MODELREPORT_OPSETSENTRY']._serialized_end=782
+  _globals['_COST']._serialized_start=784
+  _globals['_COST']._serialized_end=873
+  _globals['_FLOWCOUNTS']._serialized_start=875
+  _globals['_FLOWCOUNTS']._serialized_end=933
+  _globals['_WITHOUTFLOW']._serialized_start=935
+  _globals['_WITHOUTFLOW']._serialized_end=981
+  _globals['_HEAD']._serialized_start=983
+  _globals['_HEAD']._serialized_end=1096
+  _globals['_TENSORINFO']._serialized_start=1099
+  _globals['_TENSORINFO']._serialized_end=1242
+  _globals['_DECLAREDDIMENSION']._serialized_start=1244
+  _globals['_DECLAREDDIMENSION']._serialized_end=1310
+  _globals['_SPINETENSOR']._serialized_start=1312
+  _globals['_SPINETENSOR']._serialized_end=1371
+  _globals['_SEGMENT']._serialized_start=1374
+  _globals['_SEGMENT']._serialized_end=1563
+  _globals['_NODEREPORT']._serialized_start=1566
+  _globals['_NODEREPORT']._serialized_end=1723
+  _globals['_UNSUPPORTEDNODE']._serialized_start=1725
+  _globals['_UNSUPPORTEDNODE']._serialized_end=1789
 # @@protoc_insertion_point(module_scope)

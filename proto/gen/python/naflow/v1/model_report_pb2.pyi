@@ -21,7 +21,7 @@ RULE_CLASS_MASK: RuleClass
 RULE_CLASS_PASSTHROUGH: RuleClass
 
 class ModelReport(_message.Message):
-    __slots__ = ("explainable", "reason", "sha256", "size_bytes", "producer", "ir_version", "opsets", "inputs", "outputs", "explained_output", "scores", "top_feature_map", "spine", "blocks", "segments", "nodes", "unsupported")
+    __slots__ = ("explainable", "reason", "sha256", "size_bytes", "producer", "ir_version", "opsets", "inputs", "outputs", "explained_output", "scores", "top_feature_map", "spine", "blocks", "segments", "nodes", "unsupported", "cost", "typical_iterations", "flows", "without_flow", "notes", "head")
     class OpsetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,12 @@ class ModelReport(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     UNSUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    TYPICAL_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    FLOWS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_FLOW_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     explainable: bool
     reason: str
     sha256: str
@@ -63,7 +69,57 @@ class ModelReport(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeReport]
     unsupported: _containers.RepeatedCompositeFieldContainer[UnsupportedNode]
-    def __init__(self, explainable: bool = ..., reason: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., producer: _Optional[str] = ..., ir_version: _Optional[int] = ..., opsets: _Optional[_Mapping[str, int]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., explained_output: _Optional[str] = ..., scores: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., spine: _Optional[_Iterable[_Union[SpineTensor, _Mapping]]] = ..., blocks: _Optional[_Iterable[str]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ..., unsupported: _Optional[_Iterable[_Union[UnsupportedNode, _Mapping]]] = ...) -> None: ...
+    cost: Cost
+    typical_iterations: int
+    flows: FlowCounts
+    without_flow: _containers.RepeatedCompositeFieldContainer[WithoutFlow]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    head: Head
+    def __init__(self, explainable: bool = ..., reason: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., producer: _Optional[str] = ..., ir_version: _Optional[int] = ..., opsets: _Optional[_Mapping[str, int]] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., explained_output: _Optional[str] = ..., scores: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., spine: _Optional[_Iterable[_Union[SpineTensor, _Mapping]]] = ..., blocks: _Optional[_Iterable[str]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeReport, _Mapping]]] = ..., unsupported: _Optional[_Iterable[_Union[UnsupportedNode, _Mapping]]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., typical_iterations: _Optional[int] = ..., flows: _Optional[_Union[FlowCounts, _Mapping]] = ..., without_flow: _Optional[_Iterable[_Union[WithoutFlow, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., head: _Optional[_Union[Head, _Mapping]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("jacobian_multiply_adds", "solve_multiply_adds", "memory_bytes")
+    JACOBIAN_MULTIPLY_ADDS_FIELD_NUMBER: _ClassVar[int]
+    SOLVE_MULTIPLY_ADDS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    jacobian_multiply_adds: int
+    solve_multiply_adds: int
+    memory_bytes: int
+    def __init__(self, jacobian_multiply_adds: _Optional[int] = ..., solve_multiply_adds: _Optional[int] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
+
+class FlowCounts(_message.Message):
+    __slots__ = ("blocks", "spine", "nodes")
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    SPINE_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    blocks: int
+    spine: int
+    nodes: int
+    def __init__(self, blocks: _Optional[int] = ..., spine: _Optional[int] = ..., nodes: _Optional[int] = ...) -> None: ...
+
+class WithoutFlow(_message.Message):
+    __slots__ = ("reason", "tensors")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    tensors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, reason: _Optional[str] = ..., tensors: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Head(_message.Message):
+    __slots__ = ("kind", "pooling", "unit_length", "steps", "top_feature_map", "shape")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
+    UNIT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOP_FEATURE_MAP_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    pooling: str
+    unit_length: bool
+    steps: _containers.RepeatedScalarFieldContainer[str]
+    top_feature_map: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, kind: _Optional[str] = ..., pooling: _Optional[str] = ..., unit_length: bool = ..., steps: _Optional[_Iterable[str]] = ..., top_feature_map: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TensorInfo(_message.Message):
     __slots__ = ("name", "dtype", "has_declared_shape", "declared_shape", "used_shape")
@@ -98,7 +154,7 @@ class SpineTensor(_message.Message):
     def __init__(self, index: _Optional[int] = ..., tensor: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Segment(_message.Message):
-    __slots__ = ("index", "kind", "nodes", "op_types", "rule", "rule_class", "input", "output")
+    __slots__ = ("index", "kind", "nodes", "op_types", "rule", "rule_class", "input", "output", "cost")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +163,7 @@ class Segment(_message.Message):
     RULE_CLASS_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
     index: int
     kind: str
     nodes: _containers.RepeatedScalarFieldContainer[str]
@@ -115,7 +172,8 @@ class Segment(_message.Message):
     rule_class: RuleClass
     input: str
     output: str
-    def __init__(self, index: _Optional[int] = ..., kind: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., op_types: _Optional[_Iterable[str]] = ..., rule: _Optional[str] = ..., rule_class: _Optional[_Union[RuleClass, str]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
+    cost: Cost
+    def __init__(self, index: _Optional[int] = ..., kind: _Optional[str] = ..., nodes: _Optional[_Iterable[str]] = ..., op_types: _Optional[_Iterable[str]] = ..., rule: _Optional[str] = ..., rule_class: _Optional[_Union[RuleClass, str]] = ..., input: _Optional[str] = ..., output: _Optional[str] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
 class NodeReport(_message.Message):
     __slots__ = ("name", "op_type", "domain", "since_version", "rule", "rule_class", "supported")
