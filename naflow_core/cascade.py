@@ -91,6 +91,7 @@ class Choices(NamedTuple):
     inverse: str
     rows: str
     anchored: bool
+    damped: bool
     interval: Interval
     scaling: Subprogram | None
 
@@ -171,7 +172,7 @@ def arguments(
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, interval, segment.scaling),
+        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, segment.scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
@@ -233,6 +234,7 @@ def invert(
             rows,
             bounds=bounds,
             anchored=choices.anchored,
+            unique=choices.damped,
             damping=numbers.damping,
             stopping=Stopping(numbers.tolerance, numbers.max_iterations),
             systems=systems,

