@@ -1,0 +1,106 @@
+"""How much maps change with what should not matter; on request only.
+
+Maps are compared at the size of the input, by Pearson's and by Spearman's correlation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from naflow_core.evaluate.arrays import enlarged, pearson, spearman
+from naflow_core.evaluate.metrics.registry import METRICS, Outcome, Shown
+from naflow_core.evaluate.subject import Subject
+
+NOISE = 0.01
+"""Standard deviation of the noise, as a share of the picture's range of values."""
+JPEG = "jpeg"
+"""Name of the variant of a picture that has been through JPEG."""
+
+Again = Callable[[Shown], np.ndarray | None]
+
+
+def _fine(shown: Shown, found: np.ndarray) -> np.ndarray:
+    return enlarged(found, *shown.sample.size)
+
+
+def shifted(shown: Shown) -> np.ndarray:
+    """[H, W] the map of the picture moved one pixel down and right, moved back."""
+    sample = shown.sample
+    moved = np.pad(sample.planes[None], ((0, 0), (0, 0), (1, 0), (1, 0)), mode="edge")[..., :-1, :-1]
+    x = sample.axes.tensor(moved, sample.picture.x.shape)
+    found = _fine(shown, shown.remap(sample.subject, x, sample.class_, shown.layer, "shift"))
+    return np.pad(found, ((0, 1), (0, 1)), mode="edge")[1:, 1:]
+
+
+def rounded(shown: Shown) -> np.ndarray:
+    """[H, W] the map of the picture rounded to float16."""
+    sample = shown.sample
+    x = sample.picture.x.astype(np.float16).astype(np.float32)
+    return _fine(shown, shown.remap(sample.subject, x, sample.class_, shown.layer, "float16"))
+
+
+def noisy(shown: Shown) -> np.ndarray:
+    """[H, W] the map of the picture with normal noise of 1 % of its range."""
+    sample = shown.sample
+    x = sample.picture.x
+    noise = sample.random("stability").normal(0, NOISE * float(x.max() - x.min()), x.shape)
+    x = (x + noise).astype(np.float32)
+    return _fine(shown, shown.remap(sample.subject, x, sample.class_, shown.layer, "stability noise"))
+
+
+def recompressed(shown: Shown) -> np.ndarray | None:
+    """[H, W] the map of the picture that went through JPEG; None where there is no such variant."""
+    sample = shown.sample
+    x = sample.picture.variants.get(JPEG)
+    if x is None:
+        return None
+    return _fine(shown, shown.remap(sample.subject, x, sample.class_, shown.layer, JPEG))
+
+
+def of_twin(shown: Shown) -> np.ndarray | None:
+    """[H, W] the map of the twin model at the matching layer; None where there is none."""
+    sample = shown.sample
+    layer = None if sample.twin is None else matching(sample.subject, sample.twin, shown.layer)
+    if sample.twin is None or layer is None:
+        return None
+    return _fine(shown, shown.remap(sample.twin, sample.picture.x, sample.class_, layer, "twin"))
+
+
+def matching(subject: Subject, twin: Subject, layer: str) -> str | None:
+    """The layer of the twin that has the same shape: of the same name, else the one of the same rank among
+    the layers of that shape."""
+    shape = subject.layer(layer).shape
+    alike = [found.name for found in twin.layers if found.shape == shape]
+    if layer in alike:
+        return layer
+    own = [found.name for found in subject.layers if found.shape == shape]
+    if layer not in own or not alike:
+        return None
+    return alike[round(own.index(layer) * (len(alike) - 1) / max(len(own) - 1, 1))]
+
+
+def _register(name: str, what: str, again: Again) -> None:
+    for kind, correlation in (("pearson", pearson), ("spearman", spearman)):
+
+        def measure(shown: Shown, correlation: Callable[..., float] = correlation) -> Outcome | None:
+            key = (name, shown.method, shown.layer)
+            cache = shown.sample.cache
+            if key not in cache:
+                cache[key] = again(shown)
+            found = cache[key]
+            if found is None:
+                return None
+            assert isinstance(found, np.ndarray)
+            return Outcome(correlation(_fine(shown, shown.map), found))
+
+        title = f"{kind.capitalize()}'s correlation with the map of {what}"
+        METRICS.register(f"{name}-{kind}", title, better="higher", default=False, stability=True)(measure)
+
+
+_register("stability-jpeg", "the picture after JPEG of quality 75", recompressed)
+_register("stability-shift", "the picture moved by one pixel", shifted)
+_register("stability-float16", "the picture rounded to float16", rounded)
+_register("stability-noise", "the picture with noise of 1 % of its range", noisy)
+_register("stability-twin", "the twin model", of_twin)
