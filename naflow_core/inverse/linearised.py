@@ -89,7 +89,8 @@ def invert_linearised(
         solution = least_squares(forward, adjoint, right, **options)
     if bounded:
         # in terms of the step away from the anchor, so that damping and right-hand side stay the same
-        ends = (low - start) / unit, (high - start) / unit
+        anchor = start if anchored else None
+        ends = _end(low, anchor, unit), _end(high, anchor, unit)
         begin = None
         if not unique:
             begin = jnp.clip(solution.x, *ends)
@@ -99,6 +100,14 @@ def invert_linearised(
     preimage = start + unit * solution.x
     preimage = jnp.clip(preimage, low, high) if bounded else preimage
     return LinearisedInverse(solution._replace(x=preimage), offset)
+
+
+def _end(bound: float, anchor: Array | None, unit: Array) -> Array | float:
+    """A bound in terms of the step away from the anchor, in units. Read in every iteration: no array where a
+    number will do."""
+    if abs(bound) == jnp.inf or (anchor is None and bound == 0):
+        return bound
+    return (bound if anchor is None else bound - anchor) / unit
 
 
 def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+TINY = float(jnp.finfo(jnp.float32).tiny)
+
 Array = Any
 LinearMap = Callable[[Array], Array]
 
@@ -105,7 +107,8 @@ def squared_norm(a: Array, systems: tuple[int, ...] = (0,)) -> Array:
 
 
 def _ratio(a: Array, b: Array) -> Array:
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+    """a / b for b >= 0, and 0 where b is 0."""
+    return jnp.where(b > 0, a / jnp.maximum(b, TINY), 0)
 
 
 def _for_output(scalars: Array, rank: int) -> Array:
@@ -246,7 +249,7 @@ def bounded_least_squares(
         # A's gain bounds the first step from above; the exact search makes it short enough
         length = jnp.where(before.count == 0, _ratio(unit, before.reference(square)), at.length)
         # what a step of this length leaves of the gradient: next to nothing where a bound is near
-        free = (at.x - jnp.clip(at.x - length * gradient, low, high)) / jnp.where(length > 0, length, 1)
+        free = (at.x - jnp.clip(at.x - length * gradient, low, high)) / jnp.maximum(length, TINY)
         free2 = _dot(free, free, systems)
         first = (before.count == 0) & (before.initial2 == 0)
         progress = before.measured(jnp.where(first, square, free2), stopping)
@@ -263,7 +266,7 @@ def bounded_least_squares(
         x = jnp.where(share < 1, at.x - share * move, reached)
         residual = at.residual + _for_output(share, image.ndim) * image
         direction = jnp.where(slope > 0, direction, 0)
-        length = jnp.where(curvature > 0, _ratio(norm2, curvature), length)
+        length = jnp.where(curvature > 0, norm2 / jnp.maximum(curvature, TINY), length)
         return progress, _Bounded(x, residual, gradient, direction, length)
 
     state = _Bounded(x, residual, jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(unit))
