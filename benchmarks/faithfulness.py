@@ -1,0 +1,192 @@
+"""Which options of the method make faithful maps? The study behind the defaults.
+
+    python benchmarks/faithfulness.py [--zoo FOLDER] [--networks NAME ...] [--stage options|rivals|all]
+                                      [--pictures N] [--scenes N] [--out FOLDER]
+
+Two stages on each network, at a shallow, a middle and a deep block:
+
+    options   one method, many options: inverse, rows, feasibility, anchor, abandonment, damping
+    rivals    the default options beside the controls and the methods people would use instead
+
+The bundled network is measured on freshly drawn scenes of its test split (whose boxes are exact), those of
+--zoo (real trained networks) on its photographs with boxes. Measures: energy inside the box, and layer
+deletion (how much more of the score is lost when a layer's own strongest cells are zeroed than when random
+ones are), each with a 95 % bootstrap interval. Work is kept per picture under --out and goes on where it was
+interrupted; the tables are printed as Markdown, and written there as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from service_process import machine
+
+import naflow_core as nf
+from naflow_cli.compilation import use_compilation_cache
+from naflow_cli.truth import Truth
+from naflow_cli.views import read_views
+from naflow_core.evaluate import Evaluation, Picture, rivals
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = ROOT / "examples" / "digits_in_clutter"
+sys.path.insert(0, str(EXAMPLE))
+
+from dataset import as_input, load_sources, scenes  # noqa: E402  (a folder of scripts, not a package)
+
+METRICS = ("energy", "layer-deletion")
+DIGITS = "digits_in_clutter"
+REAL = ("resnet20", "mobilenetv1_025_128_tf_logits", "squeezenet11", "mobilenetv2_050", "mobilenetv2_100")
+RECIPE = ("channels", "size", "resize_shorter", "crop", "crop_fraction", "subtract", "divide")
+SEED = 20
+RIVALS = (
+    "grad-cam", "grad-cam++", "layer-cam", "hires-cam", "eigen-cam", "gradient-x-input",
+    "random", "centre", "edges", "empty",
+)  # fmt: skip
+
+
+def options() -> dict[str, nf.Method]:
+    """The grid: every line of options through its middle, and the corners that matter."""
+    found: dict[str, nf.Method] = {}
+
+    def add(name: str, **changes: Any) -> None:
+        changes["abandon"] = nf.Abandonment.parse(changes.pop("abandon", "mass:0.95"))
+        found[name] = nf.Method(**changes)
+
+    for rule in ("zero-gradient", "mass:0.99", "mass:0.98", "mass:0.95", "mass:0.9", "mass:0.7"):
+        add(f"activation, {rule}", inverse="activation", abandon=rule)
+        add(f"retained, {rule}", rows="retained", abandon=rule)
+        add(f"active, {rule}", rows="active", abandon=rule)
+    for rule in ("mass:0.98", "mass:0.95"):
+        add(f"all, {rule}", rows="all", abandon=rule)
+    for rule in ("zero-gradient", "mass:0.95"):
+        add(f"retained, unbounded, {rule}", rows="retained", feasible=False, abandon=rule)
+    for rows in ("retained", "active"):
+        for anchor in ("activation", "signed"):
+            add(f"{rows}, anchor {anchor}, mass:0.95", rows=rows, anchor=anchor)
+    for damping in (0.0, 0.1, 1.0):
+        add(f"retained, damping {damping:g}, mass:0.95", rows="retained", damping=damping)
+    add("active, damping 1, mass:0.95", rows="active", damping=1.0)
+    add("active, damping 1, mass:0.98", rows="active", damping=1.0, abandon="mass:0.98")
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what it is measured on."""
+
+    name: str
+    model: nf.Model
+    pictures: tuple[Picture, ...]
+
+
+def digits(count: int) -> Case:
+    """The bundled network on scenes that it never saw."""
+    drawn = list(scenes(load_sources("test"), count, SEED))
+    side = drawn[0].picture.shape[0]
+    x = as_input(np.stack([scene.picture for scene in drawn]))
+    pictures = (
+        Picture(f"scene {i}", x[i : i + 1], (scene.label,), (tuple(n / side for n in scene.box),))  # type: ignore[arg-type]
+        for i, scene in enumerate(drawn)
+    )
+    return Case(DIGITS, nf.load(EXAMPLE / "digits_in_clutter.onnx"), tuple(pictures))
+
+
+def photographs(zoo: Path, name: str, count: int | None) -> Case:
+    """A real network on the photographs whose object is boxed."""
+    path = next((zoo / "models").glob(f"{name}*.onnx"))
+    facts = json.loads((zoo / "models" / "manifest.json").read_text(encoding="utf-8"))[path.name]
+    entries = json.loads((zoo / "images" / "manifest.json").read_text(encoding="utf-8"))
+    boxed = {Path(e["path"]).name: e for e in entries if e["boxes_xyxy"]}
+    shift = 1 if "background" in facts.get("labels", "") else 0
+    named = facts["task"] == "imagenet"
+    model = nf.load(path)
+    recipe = json.dumps({key: facts[key] for key in RECIPE if key in facts})
+    truth = {file: Truth((), tuple(map(tuple, e["boxes_xyxy"]))) for file, e in boxed.items()}
+    files = [zoo / "images" / file for file in sorted(boxed)][:count]
+    views = read_views(model, files, truth, _file(recipe), stability=False)
+    classes = {file: [k + shift for k in e["imagenet_labels"]] if named else () for file, e in boxed.items()}
+    pictures = (replace(p, classes=tuple(classes[p.name])) for p in views.pictures if p.boxes)
+    return Case(name, model, tuple(pictures))
+
+
+def _file(recipe: str) -> str:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+        file.write(recipe)
+    return file.name
+
+
+def measure(case: Case, methods: Sequence[Any], against: str, folder: Path) -> dict[str, Any]:
+    """One evaluation, resumed where it was left."""
+    resume = folder.exists()
+    evaluation = Evaluation(
+        case.model, case.pictures, methods=methods, metrics=METRICS, against=against, seed=SEED,
+        folder=folder, resume=resume,
+    )  # fmt: skip
+    began, last = time.monotonic(), ""
+    for row in evaluation.run():
+        if row.picture != last:
+            last = row.picture
+            print(f"{case.name}: {last} ({time.monotonic() - began:.0f} s)", file=sys.stderr, flush=True)
+    return evaluation.result()
+
+
+def table(result: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown: a line per method, energy / layer deletion at each layer."""
+    layers = [layer["tensor"] for layer in result["layers"]]
+    sizes = ["x".join(map(str, layer["resolution"])) for layer in result["layers"]]
+    yield "| | " + " | ".join(f"{size}: energy | deletion" for size in sizes) + " |"
+    yield "| --- |" + " --- |" * (2 * len(layers))
+    cells = {(e["metric"], e["layer"], e["method"]): e for e in result["results"]}
+    for method in result["methods"]:
+        row = []
+        for layer in layers:
+            for metric in METRICS:
+                entry = cells[metric, layer, method["name"]]
+                low, high = entry["low"], entry["high"]
+                row.append(f"{entry['mean']:.3f} ±{(high - low) / 2:.3f}")
+        yield f"| {method['name']} | " + " | ".join(row) + " |"
+
+
+def main() -> None:
+    """Run the stages and print their tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--networks", nargs="+", choices=(DIGITS, *REAL))
+    parser.add_argument("--stage", choices=("options", "rivals", "all"), default="all")
+    parser.add_argument("--pictures", type=int, help="photographs at most")
+    parser.add_argument("--scenes", type=int, default=500)
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "faithfulness")
+    given = parser.parse_args()
+    use_compilation_cache()
+    names = given.networks or (DIGITS, *(REAL if given.zoo else ()))
+    if given.zoo is None and set(names) & set(REAL):
+        raise SystemExit("the real networks are in --zoo FOLDER")
+    for name in names:
+        case = digits(given.scenes) if name == DIGITS else photographs(given.zoo, name, given.pictures)
+        stages: dict[str, tuple[list[Any], str]] = {
+            "options": ([rivals.variant(n, m) for n, m in options().items()], "retained, mass:0.95"),
+            "rivals": ([rivals.find(n) for n in ("naflow", "published-code", "paper", *RIVALS)], "naflow"),
+        }
+        for stage, (methods, against) in stages.items():
+            if given.stage in (stage, "all"):
+                result = measure(case, methods, against, given.out / name / stage)
+                path = given.out / f"{name}-{stage}.json"
+                path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                print(f"\n### {name}, {stage}: {len(case.pictures)} pictures; {machine()}\n")
+                print("\n".join(table(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
