@@ -1,13 +1,21 @@
 """The pictures in the documentation, from the demo network alone.
 
     python docs/make_pictures.py
+    python docs/make_pictures.py --zoo FOLDER --out FOLDER
 
-writes docs/images/*.png. Needs an installed naflow and nothing else.
+writes docs/images/*.png; needs an installed naflow with the extra `examples`. With --zoo, a sheet for each of
+the trained networks in FOLDER/models instead, over the photographs in FOLDER/images, into --out.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,6 +27,21 @@ from naflow_client.render import tile
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "examples" / "digits_in_clutter"
 IMAGES = ROOT / "docs" / "images"
+sys.path.insert(0, str(DEMO))
+
+from dataset import as_input, load_sources, scenes  # noqa: E402  (a folder of scripts, not a package)
+
+SEED = 20
+MARGIN = 8
+"""Pixels between the two digits of one scene."""
+SEARCHED = 400
+"""Scenes among which the wrongly classified ones are looked for."""
+REAL = {
+    "squeezenet11_fp32_winml": ("glow_zebra_340.png", "omnixai_elephant.jpg", "utku_cat_dog.png"),
+    "mobilenetv2_100_224_tf_logits": ("burn_cat.jpg", "ortex_goldfish.jpg", "utku_cat_dog.png"),
+    "mobilenetv1_025_128_tf_logits": ("burn_coyote.jpg", "winml_lobster.jpg", "gradcam_horses.jpg"),
+}
+RECIPE = ("channels", "size", "resize_shorter", "crop", "crop_fraction", "subtract", "divide")
 
 SIDE, GAP, BAR = 150, 8, 20
 PAPER, INK = (255, 255, 255), (60, 60, 70)
@@ -57,15 +80,96 @@ def preset(model: nf.Model, name: str) -> list[Tile]:
     return [(picture, f"preset {name}"), *layers]
 
 
+def classes(model: nf.Model, x: np.ndarray, picture: np.ndarray, numbers: Sequence[int]) -> list[list[Tile]]:
+    """The same picture [1, ...] explained for several classes, a row each."""
+    rows = []
+    for number in numbers:
+        flows = model.explain(x, nf.ClassTarget(number), layers=SHOWN)
+        maps = [(tile(picture, flow.map[0])[0], flow.tensor) for flow in flows]
+        rows.append([(picture, f"why a {number}?"), *maps])
+    return rows
+
+
+def mistaken(model: nf.Model) -> list[list[Tile]]:
+    """The scene that is most surely taken for something else: the class it is taken for, and its own."""
+    drawn = list(scenes(load_sources("test"), SEARCHED, SEED))
+    x = as_input(np.stack([scene.picture for scene in drawn]))
+    scores = np.concatenate([model.explain(part, layers=SHOWN[:1]).prediction.logits for part in batches(x)])
+    own = np.array([scene.label for scene in drawn])
+    margin = scores.max(axis=1) - scores[np.arange(len(own)), own]
+    worst = int(margin.argmax())
+    if margin[worst] == 0:
+        raise SystemExit(f"all {SEARCHED} scenes are classified right")
+    picture = np.repeat(drawn[worst].picture[..., None], 3, axis=2)
+    return classes(model, x[worst : worst + 1], picture, (int(scores[worst].argmax()), int(own[worst])))
+
+
+def batches(x: np.ndarray) -> list[np.ndarray]:
+    """A hundred at a time."""
+    return [x[i : i + 100] for i in range(0, len(x), 100)]
+
+
+def two_digits(model: nf.Model) -> list[list[Tile]]:
+    """Two digits in one scene, each explained."""
+    drawn = list(scenes(load_sources("test"), SEARCHED, SEED))
+    for first in drawn:
+        for second in drawn:
+            apart = first.box[2] + MARGIN <= second.box[0]
+            if apart and first.label != second.label:
+                blank = np.clip(second.ink[..., None], 0, 1)
+                pixels = first.picture[..., None] * (1 - blank) + 230 * blank
+                picture = np.repeat(np.rint(pixels).astype(np.uint8), 3, axis=2)
+                x = as_input(picture[None, ..., 0])
+                best = model.explain(x, layers=SHOWN[:1]).prediction.logits[0].argsort()[::-1][:2]
+                if set(best.tolist()) == {first.label, second.label}:
+                    return classes(model, x, picture, (first.label, second.label))
+    raise SystemExit("no two scenes go together")
+
+
+def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
+    """A trained network's predicted class on photographs, and its second where two objects are in sight."""
+    facts = json.loads((zoo / "models" / "manifest.json").read_text(encoding="utf-8"))[f"{name}.onnx"]
+    model = nf.load(zoo / "models" / f"{name}.onnx")
+    labels = nf.Labels.read(zoo / "labels" / facts["labels"])
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "preprocess.json")
+        file.write_text(json.dumps({k: facts[k] for k in RECIPE if k in facts}), encoding="utf-8")
+        recipe = Preprocessing.from_file(file)
+    shape: Any = model.inputs[0].shape
+    rows = []
+    for number, file_name in enumerate(files):
+        prepared = recipe.apply(load_picture(zoo / "images" / file_name), shape)
+        blocks = model.inspect().to_dict()["blocks"]
+        shown = [blocks[round(share * (len(blocks) - 1))] for share in (1, 0.75, 0.5, 0.25, 0)]
+        best = model.explain(prepared.array, layers=shown[:1]).prediction.logits[0].argsort()[::-1]
+        for k in best[: 2 if number == len(files) - 1 else 1]:
+            title = labels.fitted(len(best)).title(int(k)).split(",")[0][:22]
+            flows = model.explain(prepared.array, nf.ClassTarget(int(k)), layers=shown)
+            maps = [(tile(prepared.display, f.map[0])[0], "x".join(map(str, f.map.shape[1:]))) for f in flows]
+            rows.append([(prepared.display, title), *maps])
+    return rows
+
+
 def main() -> None:
-    model = nf.load(DEMO / "digits_in_clutter.onnx")
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        "layers.png": [explained(model, digit) for digit in (3, 7)],
-        "presets.png": [preset(model, name) for name in nf.PRESETS],
-    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.zoo is not None:
+        pictures = {f"{name}.png": photographs(given.zoo, name, files) for name, files in REAL.items()}
+    else:
+        model = nf.load(DEMO / "digits_in_clutter.onnx")
+        pictures = {
+            "layers.png": [explained(model, digit) for digit in (3, 7)],
+            "presets.png": [preset(model, name) for name in nf.PRESETS],
+            "mistaken.png": mistaken(model),
+            "two_digits.png": two_digits(model),
+        }
     for name, rows in pictures.items():
-        grid(rows).save(IMAGES / name, optimize=True)
+        grid(rows).save(given.out / name, optimize=True)
 
 
 if __name__ == "__main__":
