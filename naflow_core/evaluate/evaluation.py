@@ -15,7 +15,7 @@ from naflow_core.evaluate.arrays import averaged
 from naflow_core.evaluate.folder import WorkFolder
 from naflow_core.evaluate.metrics import METRICS, Metric, Outcome, Sample, Shown
 from naflow_core.evaluate.metrics.removal import SHARES
-from naflow_core.evaluate.metrics.stability import matching
+from naflow_core.evaluate.metrics.stability import TWIN, matching
 from naflow_core.evaluate.picture import Picture
 from naflow_core.evaluate.rivals import Rival, find
 from naflow_core.evaluate.subject import Subject
@@ -77,7 +77,8 @@ class Evaluation:
                 one where that does not take part.
             probed: how many pictures the measures see that compute maps again (the first ones).
             output, top_feature_map: as for `Model.explain`.
-            twin: another file of the same network, for the measures of stability.
+            twin: another file of the same network, for the measures of stability; it is given the pictures'
+                variant "twin" where they have one.
             folder: where finished pictures are written down.
             resume: go on with what is in that folder.
 
@@ -107,7 +108,7 @@ class Evaluation:
         )
         self.subject = subject(layers=layers if layers != "auto" else spread(subject()))
         self.layers = self.subject.studied
-        self.twin = None if twin is None else _twin(self.subject, twin)
+        self.twin = None if twin is None else _twin(self.subject, twin, self.pictures)
         self._folder = None
         for picture in self.pictures:
             self._check(picture)
@@ -338,19 +339,23 @@ def _checked(pictures: Sequence[Picture]) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def _twin(subject: Subject, model: Model) -> Subject:
+def _twin(subject: Subject, model: Model, pictures: Sequence[Picture]) -> Subject:
     """The twin at the layers that match.
 
     Raises:
-        OptionError: it takes other pictures, has other classes, or no layer of it matches.
+        InputError: the pictures are not what it takes.
+        OptionError: it has other classes, or no layer of it matches.
     """
-    twin = Subject(model, shape=subject.layer(subject.source).shape)
+    given = [picture.variants.get(TWIN, picture.x) for picture in pictures]
+    twin = Subject(model, shape=given[0].shape[1:])
+    for x in given:
+        model.check_inputs(x)
     if twin.classes != subject.classes:
         raise OptionError(f"the twin has {twin.classes} classes, the model {subject.classes}")
     names = [name for layer in subject.studied if (name := matching(subject, twin, layer)) is not None]
     if not names:
         raise OptionError("no layer of the twin has the shape of an evaluated one", hint="name others")
-    return Subject(model, shape=subject.layer(subject.source).shape, layers=tuple(dict.fromkeys(names)))
+    return Subject(model, shape=given[0].shape[1:], layers=tuple(dict.fromkeys(names)))
 
 
 def _row(picture: str, layer: str, method: str, metric: Metric, outcome: Outcome | None) -> Row:

@@ -40,7 +40,7 @@ from naflow_core.ops.window import WindowGeometry
 Array = Any
 
 WINDOWS = frozenset({"Conv", "MaxPool", "AveragePool", "LpPool"})
-MOST_RINGS = 4
+MOST_RINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,19 @@ class _Station:
 
 
 def masked_probabilities(subject: Subject, x: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Probabilities of one picture under several masks.
+    """Probabilities of one picture under several masks, float64 [N, classes]; see `masked_scores`."""
+    return np.asarray(subject.as_probabilities(masked_scores(subject, x, known)), np.float64)
+
+
+def masked_scores(subject: Subject, x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Class scores of one picture under several masks.
 
     Args:
         subject: the model.
         x: [1, ...] the picture.
         known: bool [N, H, W], False where the picture is masked.
 
-    Returns float64 [N, classes].
+    Returns float32 [N, classes], of the kind that `Subject.scores` gives.
     """
     plan = subject.plan
     stations, operands, tensors = subject.memory.get(("layer masking",), lambda: _stations(plan))
@@ -80,7 +85,7 @@ def masked_probabilities(subject: Subject, x: np.ndarray, known: np.ndarray) -> 
         repeated = device_value(np.repeat(x, size, axis=0))
         found = _run(stations, repeated, given, operands)
         scores.append(np.asarray(found, np.float32).reshape(size, -1)[: len(part)])
-    return np.asarray(subject.as_probabilities(np.concatenate(scores)), np.float64)
+    return np.concatenate(scores)
 
 
 def _stations(plan: Plan) -> tuple[tuple[_Station, ...], tuple[tuple[Array, ...], ...], tuple[str, ...]]:
@@ -107,9 +112,9 @@ def _stations(plan: Plan) -> tuple[tuple[_Station, ...], tuple[tuple[Array, ...]
 
 
 def _reach(plan: Plan, segment: Segment) -> int:
-    """How many cells beyond its own place an output of the segment sees at most."""
+    """How far from a known cell an output of the segment that sees it can look at most."""
     windows = (_window(plan, step) for step in segment.steps)
-    return sum(max(window.reach) // 2 for window in windows if window is not None)
+    return sum(max(window.reach) - 1 for window in windows if window is not None)
 
 
 def _window(plan: Plan, step: Step) -> WindowGeometry | None:
@@ -184,12 +189,20 @@ def _run(
     value = x
     for station, mask, own in zip(stations, masks, operands, strict=True):
         known = station.axes.spread(mask).astype(value.dtype)
-        if station.rings < 0:
-            value = _with_mean(value * known, known, station.axes)
-        else:
-            value = _with_neighbours(value * known, known, station)
+        fill = functools.partial(_filled, station)
+        value = lax.cond(mask.all(), _as_it_is, fill, value, known)  # deep down all is known: spare the work
         value = station.onward(value, own)[0]
     return value
+
+
+def _as_it_is(value: Array, _known: Array) -> Array:
+    return value
+
+
+def _filled(station: _Station, value: Array, known: Array) -> Array:
+    if station.rings < 0:
+        return _with_mean(value * known, known, station.axes)
+    return _with_neighbours(value * known, known, station)
 
 
 def _with_mean(value: Array, known: Array, axes: Axes) -> Array:

@@ -166,6 +166,30 @@ def test_stability_with_a_twin(tmp_path: Path) -> None:
     )
 
 
+def test_a_twin_that_takes_bytes_gets_bytes(tmp_path: Path) -> None:
+    """The same network with uint8 input, which it scales itself."""
+    twin = onnx.load(DEMO_MODEL)
+    name = twin.graph.input[0].name
+    scale = onnx.numpy_helper.from_array(np.float32(1 / 255), "scale")
+    twin.graph.initializer.append(scale)
+    for node in twin.graph.node:
+        for i, given in enumerate(node.input):
+            node.input[i] = "scaled" if given == name else given
+    to = onnx.TensorProto.FLOAT
+    twin.graph.node.insert(0, onnx.helper.make_node("Mul", ["floats", "scale"], ["scaled"]))
+    twin.graph.node.insert(0, onnx.helper.make_node("Cast", [name], ["floats"], to=to))
+    twin.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(twin, tmp_path / "twin.onnx")
+    options = ("--stability", "--twin", tmp_path / "twin.onnx", "--metrics", "sparseness", "--json")
+    ended = evaluate(*options, limit=1)
+    assert ended.status == 0, ended.stderr
+    means = {e["metric"]: e["mean"] for e in ended.json["results"] if e["method"] == "layer-cam"}
+    assert means["stability-twin-pearson"] == pytest.approx(1, abs=1e-4)
+    wrong = evaluate(*options[:3], "--twin-preprocess", "unit", "--metrics", "sparseness", limit=1)
+    assert wrong.status == 2
+    assert "twin" in wrong.stderr or "whole numbers" in wrong.stderr
+
+
 def test_boxes_follow_the_part_of_the_picture_that_the_model_sees(tmp_path: Path) -> None:
     """A centre crop cuts the sides off: 128 x 64 pixels, of which the model sees columns 32 to 96."""
     folder = tmp_path / "pictures"
@@ -246,6 +270,7 @@ def test_bad_truth_is_one_clear_line(name: str, content: str | None, message: st
         (("--probed", -1), "--probed -1"),
         (("--resume",), "--resume needs --out"),
         (("--twin", "other.onnx"), "--twin has no effect without --stability"),
+        (("--twin-preprocess", "raw"), "--twin-preprocess has no effect without --twin"),
         (("--images", "nowhere"), "--images nowhere: does not exist"),
         (("--against", "naflow"), "'naflow' to compare with"),
         (("--out", DEMO_MODEL), "cannot be used as work folder"),

@@ -41,6 +41,9 @@ def evaluate(
     twin: Annotated[
         Path | None, typer.Option(help="With --stability: another file of the same network.")
     ] = None,
+    twin_preprocess: Annotated[
+        str | None, typer.Option(help="As --preprocess, for the twin where it takes other numbers.")
+    ] = None,
     preprocess: Annotated[str | None, typer.Option(help="imagenet, unit, raw or FILE.json.")] = None,
     output: Annotated[
         str | None, typer.Option(help="Graph output to explain; needed when there are several.")
@@ -70,6 +73,7 @@ def evaluate(
         resume=resume,
         stability=stability,
         twin=twin,
+        twin_preprocess=twin_preprocess,
         preprocess=preprocess,
         output=output,
         top_feature_map=top_feature_map,

@@ -46,6 +46,7 @@ class Request:
     resume: bool
     stability: bool
     twin: Path | None
+    twin_preprocess: str | None
     preprocess: str | None
     output: str | None
     top_feature_map: str | None
@@ -61,7 +62,8 @@ def evaluate_model(request: Request, *, quiet: bool, json: bool) -> None:
     use_compilation_cache()
     model = nf.load(request.model)
     labels = None if request.labels is None else nf.Labels.read(request.labels)
-    views = _views(request, model, labels)
+    twin = None if request.twin is None else nf.load(request.twin)
+    views = _views(request, model, labels, twin)
     for text in views.notes:
         note(f"naflow: {text}", quiet=quiet)
     boxes = any(picture.boxes for picture in views.pictures)
@@ -76,7 +78,7 @@ def evaluate_model(request: Request, *, quiet: bool, json: bool) -> None:
         probed=request.probed,
         output=request.output,
         top_feature_map=request.top_feature_map,
-        twin=None if request.twin is None else nf.load(request.twin),
+        twin=twin,
         folder=request.out,
         resume=request.resume,
     )
@@ -122,14 +124,24 @@ def _check(request: Request) -> None:
         raise nf.OptionError("--resume needs --out", hint="name the folder of the interrupted evaluation")
     if request.twin is not None and not request.stability:
         raise nf.OptionError("--twin has no effect without --stability", hint="add it")
+    if request.twin_preprocess is not None and request.twin is None:
+        raise nf.OptionError("--twin-preprocess has no effect without --twin", hint="leave it out")
     if not request.images.exists():
         raise nf.InputError(f"--images {request.images}: does not exist", hint="name a folder of pictures")
 
 
-def _views(request: Request, model: nf.Model, labels: nf.Labels | None) -> Views:
+def _views(request: Request, model: nf.Model, labels: nf.Labels | None, twin: nf.Model | None) -> Views:
     paths = found_pictures([request.images])[: request.limit]
     truth = {} if request.boxes is None else read_truth(request.boxes)
-    views = read_views(model, paths, truth, request.preprocess, jpeg=request.stability)
+    views = read_views(
+        model,
+        paths,
+        truth,
+        request.preprocess,
+        stability=request.stability,
+        twin=twin,
+        twin_preprocess=request.twin_preprocess,
+    )
     if not any(entry.classes for entry in views.truth.values()):
         return views
     fitted = None

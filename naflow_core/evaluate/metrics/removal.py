@@ -29,7 +29,7 @@ def blur(sample: Sample) -> np.ndarray:
     """[C, H, W] the picture, blurred beyond recognition."""
     key = "blurred picture"
     if key not in sample.cache:
-        sample.cache[key] = blurred(sample.planes, BLUR * max(sample.size))
+        sample.cache[key] = blurred(sample.planes, BLUR * max(sample.size)).astype(np.float32)
     found = sample.cache[key]
     assert isinstance(found, np.ndarray)
     return found

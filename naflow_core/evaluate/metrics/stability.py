@@ -5,18 +5,20 @@ Maps are compared at the size of the input, by Pearson's and by Spearman's corre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from naflow_core.evaluate.arrays import enlarged, pearson, spearman
+from naflow_core.evaluate.layers import SpineTensor
 from naflow_core.evaluate.metrics.registry import METRICS, Outcome, Shown
 from naflow_core.evaluate.subject import Subject
 
 NOISE = 0.01
 """Standard deviation of the noise, as a share of the picture's range of values."""
-JPEG = "jpeg"
-"""Name of the variant of a picture that has been through JPEG."""
+JPEG, TWIN = "jpeg", "twin"
+"""Names of variants of a picture: what has been through JPEG, and what the twin model takes."""
 
 Again = Callable[[Shown], np.ndarray | None]
 
@@ -65,20 +67,29 @@ def of_twin(shown: Shown) -> np.ndarray | None:
     layer = None if sample.twin is None else matching(sample.subject, sample.twin, shown.layer)
     if sample.twin is None or layer is None:
         return None
-    return _fine(shown, shown.remap(sample.twin, sample.picture.x, sample.class_, layer, "twin"))
+    x = sample.picture.variants.get(TWIN, sample.picture.x)
+    return _fine(shown, shown.remap(sample.twin, x, sample.class_, layer, TWIN))
 
 
 def matching(subject: Subject, twin: Subject, layer: str) -> str | None:
-    """The layer of the twin that has the same shape: of the same name, else the one of the same rank among
-    the layers of that shape."""
-    shape = subject.layer(layer).shape
-    alike = [found.name for found in twin.layers if found.shape == shape]
-    if layer in alike:
+    """The layer of the twin that has the same channels, height and width: of the same name, else the one of
+    the same rank among those that end a block, or that end none, as this one does."""
+    place = subject.layer(layer)
+    own, alike = (
+        [found for found in other.layers if _size(found) == _size(place)] for other in (subject, twin)
+    )
+    if layer in {found.name for found in alike}:
         return layer
-    own = [found.name for found in subject.layers if found.shape == shape]
-    if layer not in own or not alike:
+    own, near = ([f for f in given if f.ends_block == place.ends_block] for given in (own, alike))
+    if not near:
         return None
-    return alike[round(own.index(layer) * (len(alike) - 1) / max(len(own) - 1, 1))]
+    rank = own.index(place) * (len(near) - 1) / max(len(own) - 1, 1)
+    return near[round(rank)].name
+
+
+def _size(layer: SpineTensor) -> tuple[tuple[int, int], int]:
+    """Height and width, and how many values there are."""
+    return layer.resolution, math.prod(layer.shape)
 
 
 def _register(name: str, what: str, again: Again) -> None:

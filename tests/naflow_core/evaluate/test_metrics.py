@@ -7,7 +7,7 @@ import pytest
 
 import naflow_core as nf
 from naflow_core.evaluate import METRICS, Subject
-from naflow_core.evaluate.masking import masked_probabilities
+from naflow_core.evaluate.masking import masked_probabilities, masked_scores
 from naflow_core.evaluate.metrics import Sample, Shown
 from naflow_core.evaluate.metrics.imputation import imputed
 from naflow_core.evaluate.metrics.registry import Metrics, Outcome
@@ -196,6 +196,20 @@ def test_layer_masking_with_everything_known_is_the_plain_forward_pass(digit_sub
     x = digits(1)[0].x
     found = masked_probabilities(digit_subject, x, np.ones((2, 64, 64), bool))
     assert found == pytest.approx(np.repeat(digit_subject.probabilities(x), 2, axis=0), abs=1e-4)
+
+
+def test_the_shape_of_a_mask_leaks_nothing(digit_subject: Subject) -> None:
+    """On an even picture a hole is filled with what is around it, in every layer: it is not seen at all."""
+    x = np.full((1, 1, 64, 64), 0.5, np.float32)
+    known = np.ones((2, 64, 64), bool)
+    known[0, 24:44, 22:36] = False
+    known[1] = np.random.default_rng(1).random((64, 64)) < 0.7
+    known[1, :16] = known[1, -16:] = known[1, :, :16] = known[1, :, -16:] = True
+    found = masked_scores(digit_subject, x, known)
+    whole = digit_subject.scores(x)
+    painted = digit_subject.scores(np.where(known[:, None], x, 0).astype(np.float32))
+    assert (np.abs(painted - whole).max(axis=1) > 1).all()
+    assert found == pytest.approx(np.repeat(whole, 2, axis=0), abs=0.05)
 
 
 def test_nothing_masked_flows_through_the_layers(digit_subject: Subject) -> None:

@@ -12,7 +12,7 @@ from naflow_core.evaluate.metrics.imputation import imputed
 from naflow_core.evaluate.picture import inside
 from support.evaluation_cases import linear_network, sample_of, shown_of
 
-quantus = pytest.importorskip("quantus", reason="Quantus is not installed (pip install quantus)")
+quantus = pytest.importorskip("quantus", reason="Quantus is not installed (pip install 'naflow[quantus]')")
 
 SIZE = 12
 BOX = (2 / 12, 1 / 12, 9 / 12, 6 / 12)
