@@ -185,17 +185,17 @@ def answers(options: argparse.Namespace) -> bool:
         for batching in dict.fromkeys((1, options.batching)):
             tally = Tally(slack=0.0 if batching == 1 else BATCHED)
             with made.server(f"batching-{batching}", batching__pictures=batching) as server:
-                seconds = _asked(server.address, made.cases, options.requests, options.clients, tally)
+                seconds = asked(server.address, made.cases, options.requests, options.clients, tally)
             rows.append(tally.row(batching=batching, requests=options.requests))
             rows[-1] |= {"largest batch": tally.batch}
             rows[-1] |= {"per second": round(options.requests / seconds, 1)}
             tallies.append(tally)
-    report("Many clients on two models", rows, options.json, clients=options.clients, lost=_reasons(*tallies))
+    report("Many clients on two models", rows, options.json, clients=options.clients, lost=reasons(*tallies))
     complete = all(tally.right == options.requests for tally in tallies)
     return complete and not any(tally.wrong or tally.lost for tally in tallies)
 
 
-def _asked(address: str, cases: list[Case], requests: int, clients: int, tally: Tally) -> float:
+def asked(address: str, cases: list[Case], requests: int, clients: int, tally: Tally) -> float:
     """So many requests from so many clients; the seconds that it took."""
     waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
     for case in itertools.islice(itertools.cycle(cases), requests):
@@ -259,7 +259,7 @@ def stalled(options: argparse.Namespace) -> bool:
         seconds=options.seconds,
         mib_each=round((most - before) / MIB / options.readers, 2),
         latency_ratio=round(rows[1]["p50"] / rows[0]["p50"], 2),
-        lost=_reasons(*tallies),
+        lost=reasons(*tallies),
     )
     return not any(tally.wrong or tally.lost for tally in tallies)
 
@@ -326,11 +326,11 @@ def restarts(options: argparse.Namespace) -> bool:
         seconds = time.perf_counter() - began
     row = tally.row(servers=options.servers, restarts=options.restarts)
     row |= {"exit status": max(statuses, key=abs), "per second": round(len(tally.seconds) / seconds, 1)}
-    report("Restarts under load", [row], options.json, clients=options.clients, lost=_reasons(tally))
+    report("Restarts under load", [row], options.json, clients=options.clients, lost=reasons(tally))
     return not (tally.wrong or tally.lost or any(statuses)) and tally.right > 0
 
 
-def _reasons(*tallies: Tally) -> str:
+def reasons(*tallies: Tally) -> str:
     found = {reason: n for tally in tallies for reason, n in tally.reasons.items()}
     return "; ".join(f"{n} x {reason}" for reason, n in found.items()) or "none"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+
+from naflow_core.measure import machine
 
 STARTS = 300.0
 MIB = 1 << 20
@@ -126,17 +127,6 @@ class ServerProcess:
         raise RuntimeError(f"the server did not say {message!r} within {STARTS:g} s; its log is {self.log}")
 
 
-def machine() -> str:
-    """Processor, cores and Python, for the head of a table."""
-    name = platform.processor() or platform.machine()
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        lines = (line.partition(":") for line in facts.read_text(encoding="utf-8").splitlines())
-        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
-
-
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """Median and high percentiles in milliseconds."""
     if not seconds:
@@ -146,8 +136,15 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
     return {name: round(float(np.percentile(values, cut)), 3) for name, cut in cuts.items()}
 
 
-def report(title: str, rows: Sequence[Mapping[str, Any]], file: Path | None, **facts: Any) -> None:
-    """Print one table, with the machine above it, and write the same as JSON on request."""
+def report(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    file: Path | None,
+    *,
+    unprinted: Mapping[str, Any] | None = None,
+    **facts: Any,
+) -> None:
+    """Print one table, with the machine above it, and write the same as JSON on request, `unprinted` too."""
     print(f"{title}; {machine()}")
     for name, value in facts.items():
         print(f"  {name}: {value}")
@@ -157,7 +154,7 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], file: Path | None, **f
     for line in [names, *cells]:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     if file is not None:
-        content = {"title": title, "machine": machine(), **facts, "rows": list(rows)}
+        content = {"title": title, "machine": machine(), **facts, "rows": list(rows), **(unprinted or {})}
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,157 +1,193 @@
 """Do similarity flows show what two pictures have in common? Remove it and see.
 
-    python benchmarks/similarity_deletion.py [--pairs 150] [--json FILE]
+    python benchmarks/similarity_deletion.py [--pairs 150] [--only NAME] [--json FILE]
 
-Pairs of pictures of one digit, from different scans that the encoder of examples/contrastive_digits has not
-seen; the query shows its digit among clutter, or side by side with another digit. In every layer the
-strongest cells of the query's flow are painted over with the query's median grey, and the fall of its cosine
-similarity to the reference is measured with onnxruntime. The same is done with
+The strongest cells of the query's flow are painted over with the query's median colour, in every layer, and
+the fall of its similarity to the reference is measured with onnxruntime. The same is done with
 
-* random cells: as many of the same size, mean of 5 draws;
-* random reference: the strongest cells of the flow for a view of another digit (where the query has two: of
-  the second), the similarity still taken to the true reference;
+* random cells: as many of the same size, mean of several draws;
+* random reference: the strongest cells of the flow for a wrong reference, the similarity still taken to the
+  true one;
 * shuffled channels: the flow for the true reference with the channels of its embedding in random order.
 
+Digits: pairs of pictures of one digit, from different scans that the encoder of examples/contrastive_digits
+has not seen; the query shows its digit among clutter, or side by side with another digit, which then is what
+the wrong reference shows. Photographs, where NAFLOW_ZOO names a folder with models/ and images/: see
+`similarity_cases.photograph_pairs`.
+
 First table: the fall of the similarity, mean over layers and pairs, and how much more the flow lowers it than
-each control, with the 95 % bootstrap interval over pairs. A control loses where the interval lies above 0.
-Second table: the share of the flow that lies on the matching digit's half of a query with two digits; chance
-is 0.5. Single layers are in the JSON file.
+each control, with the 95 % bootstrap interval over pairs (over photographs, where several pairs share one). A
+control loses where the interval lies above 0. Second table: the share of the flow that lies on the matching
+half of a query with two digits or photographs; chance is 0.5. Single layers are in the JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+from similarity_cases import (
+    FLOW,
+    NETWORKS,
+    REFERENCE,
+    SHUFFLED,
+    Encoder,
+    Pairs,
+    digits,
+    encoder_of,
+    photograph_pairs,
+)
 
 import naflow_core as nf
+from measures import Interval
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "contrastive_digits"
-sys.path.insert(0, str(EXAMPLE))
-
-from measures import bootstrap  # noqa: E402  (a folder of scripts, not a package)
-from views import SIZE, as_input, draw, draw_two, load_scans  # noqa: E402
-
-MODEL = EXAMPLE / "contrastive_digits.onnx"
 SHARES = (0.05, 0.2)
 DRAWS = 5
-FLOW, CELLS, REFERENCE, SHUFFLED = "flow", "random cells", "random reference", "shuffled channels"
+CELLS = "random cells"
 CONTROLS = (CELLS, REFERENCE, SHUFFLED)
 TARGETS = (("contribution", "minmax"), ("contribution", "none"), ("gradient", "none"))
+DIGITS = "digits"
 
-Embed = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Queries uint8 [N, 32, 32], the references [N, 64] of the flow and of its controls, and which queries
-    have their digit on the left (None for queries with one digit)."""
-
-    name: str
-    queries: np.ndarray
-    references: dict[str, np.ndarray]
-    on_left: np.ndarray | None
-
-
-def pairs(count: int, seed: int, embed: Embed) -> Iterator[Pairs]:
-    """The pairs with one digit in the query, and those with two."""
-    scans, rng = load_scans("test"), np.random.default_rng(seed)
-    digits = rng.integers(10, size=count)
-    same = np.array([rng.choice(np.flatnonzero(scans.labels == digit), 2, replace=False) for digit in digits])
-    others = np.array([rng.choice(np.flatnonzero(scans.labels != digit)) for digit in digits])
-    beside = np.array([rng.choice(np.flatnonzero(scans.labels == scans.labels[other])) for other in others])
-    wanted = embed(draw(scans, same[:, 1], rng).pictures)
-    references = {
-        FLOW: wanted,
-        REFERENCE: embed(draw(scans, others, rng).pictures),
-        SHUFFLED: wanted[:, rng.permutation(wanted.shape[1])],
-    }
-    yield Pairs("one digit", draw(scans, same[:, 0], rng).pictures, references, None)
-    both, on_left = draw_two(scans, same[:, 0], beside, rng)
-    yield Pairs("two digits", both, references, on_left)
+Rows = dict[str, list[dict[str, Any]]]
 
 
 def without(pictures: np.ndarray, maps: np.ndarray, share: float) -> np.ndarray:
     """The pictures with the strongest cells of their maps painted over.
 
     Args:
-        pictures: uint8 [N, 32, 32]; maps: [N, h, w], h and w divide 32; share: of the cells.
+        pictures: uint8 [N, H, W] or [N, H, W, 3]; maps: [N, h, w]; share: of the cells.
     """
     count, height, width = maps.shape
-    cells = round(share * height * width)
+    cells = max(1, round(share * height * width))
     strongest = np.argsort(-maps.reshape(count, -1), axis=1)[:, :cells]
     gone = np.zeros((count, height * width), bool)
     np.put_along_axis(gone, strongest, True, axis=1)
-    gone = gone.reshape(maps.shape).repeat(SIZE // height, axis=1).repeat(SIZE // width, axis=2)
+    rows, columns = (
+        np.arange(large) * small // large
+        for large, small in zip(pictures.shape[1:3], (height, width), strict=True)
+    )
+    gone = gone.reshape(maps.shape)[:, rows[:, None], columns]
     grey = np.median(pictures, axis=(1, 2), keepdims=True).astype(np.uint8)
-    return np.where(gone, grey, pictures)
+    return np.where(gone.reshape(*gone.shape, *[1] * (pictures.ndim - 3)), grey, pictures)
 
 
-def matching_share(maps: np.ndarray, on_left: np.ndarray) -> np.ndarray:
-    """[N] share of each map [N, h, w] on the half where the first digit is."""
-    left = maps[:, :, : maps.shape[2] // 2].sum((1, 2))
+def matching_share(maps: np.ndarray, first: np.ndarray, axis: int = 2) -> np.ndarray:
+    """[N] share of each map [N, h, w] on the half that matches; the left (upper) one where `first`."""
+    size = maps.shape[axis]
+    weight = np.clip(size / 2 - np.arange(size), 0, 1)  # a cell in the middle counts half
+    left = np.tensordot(maps, weight, (axis, 0)).sum(axis=1)
     total = np.maximum(maps.sum((1, 2)), np.finfo(np.float32).tiny)
-    return np.where(on_left, left, total - left) / total
+    return np.where(first, left, total - left) / total
 
 
-def measure(model: nf.Model, case: Pairs, embed: Embed, seed: int) -> dict[str, list[dict[str, Any]]]:
+def interval(values: np.ndarray, groups: np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
+    """The mean of `values` [N] and its 95 % bootstrap interval, whole groups resampled."""
+    _, member = np.unique(groups, return_inverse=True)
+    count = np.bincount(member)
+    total = np.bincount(member, values)
+    drawn = np.random.default_rng(seed).integers(len(count), size=(draws, len(count)))
+    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def spaced(names: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """`count` of the names, evenly spaced, the last one included; all of them for None."""
+    if count is None or len(names) <= count:
+        return names
+    places = np.linspace(0, len(names) - 1, count + 1)[1:].round().astype(int)
+    return tuple(names[i] for i in places)
+
+
+def flows(
+    encoder: Encoder, case: Pairs, target: tuple[str, str], layers: tuple[str, ...]
+) -> dict[str, list[np.ndarray]]:
+    """For the flow and each control with a reference of its own: the maps [N, h, w] of every layer."""
+    coefficients, normalise = target
+    maps = {}
+    for name, reference in case.references.items():
+        aim = nf.SimilarityTarget(
+            reference, metric=encoder.metric, normalise=normalise, coefficients=coefficients, paired=True
+        )
+        found = encoder.model.explain(
+            encoder.as_input(case.queries), aim, layers=layers, batch_size=encoder.batch
+        )
+        maps[name] = [flow.map for flow in found.collect().flows]
+    return maps
+
+
+def layers_of(encoder: Encoder, case: Pairs) -> tuple[str, ...]:
+    """Names of the layers whose flows are looked at, nearest to the input first."""
+    target = nf.SimilarityTarget(case.references[FLOW][:1], metric=encoder.metric)
+    every = encoder.model.explain(encoder.as_input(case.queries[:1]), target).layers
+    return spaced(tuple(every), case.layers)
+
+
+def measure(
+    encoder: Encoder,
+    case: Pairs,
+    seed: int,
+    targets: tuple[tuple[str, str], ...] = TARGETS,
+    shares: tuple[float, ...] = SHARES,
+) -> Rows:
     """Rows of both tables for one kind of pairs."""
-    rng = np.random.default_rng(seed)
-    queries, wanted = case.queries, case.references[FLOW]
-    before = (embed(queries) * wanted).sum(1)
+    rng, layers = np.random.default_rng(seed), layers_of(encoder, case)
+    wanted = case.references[FLOW]
+    before = {
+        name: encoder.similarity(encoder.embed(case.queries), reference)
+        for name, reference in case.references.items()
+    }
 
     def falls(maps: list[np.ndarray], share: float) -> np.ndarray:
         """[layers, N]"""
-        return np.stack([before - (embed(without(queries, m, share)) * wanted).sum(1) for m in maps])
+        return np.stack(
+            [
+                before[FLOW] - encoder.similarity(encoder.embed(without(case.queries, m, share)), wanted)
+                for m in maps
+            ]
+        )
 
     by_chance: dict[float, np.ndarray] = {}
-    rows: dict[str, list[dict[str, Any]]] = {"deletion": [], "halves": []}
-    for coefficients, normalise in TARGETS:
-        maps: dict[str, list[np.ndarray]] = {}
-        for name, reference in case.references.items():
-            target = nf.SimilarityTarget(
-                reference, normalise=normalise, coefficients=coefficients, paired=True
-            )
-            result = model.explain(as_input(queries), target).collect()
-            maps[name] = [flow.map for flow in result.flows]
-        layers = [flow.tensor for flow in result.flows]
-        way = coefficients if coefficients == "gradient" else f"{coefficients}, {normalise}"
-        for share in SHARES:
+    rows: Rows = {"deletion": [], "halves": []}
+    for target in targets:
+        maps = flows(encoder, case, target, layers)
+        way = target[0] if target[0] == "gradient" else ", ".join(target)
+        for share in shares:
             if share not in by_chance:
                 sizes = [m.shape for m in maps[FLOW]]
                 by_chance[share] = np.mean(
                     [falls([rng.random(size) for size in sizes], share) for _ in range(DRAWS)], axis=0
                 )
             found = {name: falls(own, share) for name, own in maps.items()} | {CELLS: by_chance[share]}
-            rows["deletion"].append(
-                {"query": case.name, "coefficients": way, "removed": share} | _summary(found, layers)
-            )
-        if case.on_left is not None:
-            on_left = case.on_left
-            halves = {n: np.stack([matching_share(m, on_left) for m in own]) for n, own in maps.items()}
+            facts = {"query": case.name, "pairs": len(wanted), "coefficients": way, "removed": share}
+            similarity = {name: float(values.mean()) for name, values in before.items()}
+            rows["deletion"].append(facts | {"similarity": similarity} | _summary(found, layers, case.groups))
+        if case.first is not None:
+            halves = {
+                name: np.stack([matching_share(m, case.first, case.axis) for m in own])
+                for name, own in maps.items()
+            }
             rows["halves"].append(
-                {"coefficients": way}
-                | {name: bootstrap(values.mean(0)) for name, values in halves.items()}
+                {"query": case.name, "coefficients": way}
+                | {name: interval(values.mean(0), case.groups) for name, values in halves.items()}
                 | {"layers": dict(zip(layers, halves[FLOW].mean(1).tolist(), strict=True))}
             )
     return rows
 
 
-def _summary(falls: dict[str, np.ndarray], layers: list[str]) -> dict[str, Any]:
+def _summary(falls: dict[str, np.ndarray], layers: tuple[str, ...], groups: np.ndarray) -> dict[str, Any]:
     """Means, and leads over the controls, from falls [layers, N]."""
     return {
         "fall": {name: float(values.mean()) for name, values in falls.items()},
-        "lead": {name: bootstrap((falls[FLOW] - falls[name]).mean(0)) for name in CONTROLS},
+        "lead": {name: interval((falls[FLOW] - falls[name]).mean(0), groups) for name in CONTROLS},
         "layers": {
-            layer: {name: bootstrap(falls[FLOW][i] - falls[name][i], draws=2000) for name in CONTROLS}
+            layer: {name: interval(falls[FLOW][i] - falls[name][i], groups, draws=2000) for name in CONTROLS}
             for i, layer in enumerate(layers)
         },
     }
@@ -160,7 +196,28 @@ def _summary(falls: dict[str, np.ndarray], layers: list[str]) -> dict[str, Any]:
 def _print(titles: list[str], rows: list[list[str]]) -> None:
     print(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for cells in rows:
-        print(f"| {' | '.join(cells)} |")
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def report(found: Rows) -> None:
+    """Print both tables."""
+    _print(
+        ["query", "pairs", "coefficients", "removed", *(f"fall: {name}" for name in (FLOW, *CONTROLS))]
+        + [f"lead over {name}" for name in CONTROLS],
+        [
+            [row["query"], str(row["pairs"]), row["coefficients"], f"{row['removed']:.0%}"]
+            + [f"{row['fall'][name]:.3f}" for name in (FLOW, *CONTROLS)]
+            + [str(row["lead"][name]) for name in CONTROLS]
+            for row in found["deletion"]
+        ],
+    )
+    _print(
+        ["query", "coefficients", "share on the matching half: flow", REFERENCE, SHUFFLED],
+        [
+            [row["query"], row["coefficients"], *(str(row[name]) for name in (FLOW, REFERENCE, SHUFFLED))]
+            for row in found["halves"]
+        ],
+    )
 
 
 def main() -> None:
@@ -168,41 +225,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=150)
+    folder = os.environ.get("NAFLOW_ZOO")
+    names = (DIGITS, *(NETWORKS if folder else ()))
+    parser.add_argument("--pairs", type=int, default=150, help="of digits")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=names, action="append", help="an encoder; all when left out")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    session = onnxruntime.InferenceSession(MODEL, providers=["CPUExecutionProvider"])
-
-    def embed(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run(None, {"image": as_input(pictures)})[0])
-
-    model = nf.load(MODEL)
-    found: dict[str, list[dict[str, Any]]] = {"deletion": [], "halves": []}
-    for case in pairs(options.pairs, options.seed, embed):
-        for name, rows in measure(model, case, embed, options.seed).items():
-            found[name] += rows
-    machine = platform.processor() or platform.machine()
-    print(f"{options.pairs} pairs of each kind, seed {options.seed}, {machine}")
-    _print(
-        ["query", "coefficients", "removed", *(f"fall: {name}" for name in (FLOW, *CONTROLS))]
-        + [f"lead over {name}" for name in CONTROLS],
-        [
-            [row["query"], row["coefficients"], f"{row['removed']:.0%}"]
-            + [f"{row['fall'][name]:.3f}" for name in (FLOW, *CONTROLS)]
-            + [str(row["lead"][name]) for name in CONTROLS]
-            for row in found["deletion"]
-        ],
-    )
-    _print(
-        ["coefficients", "share on the matching half: flow", REFERENCE, SHUFFLED],
-        [
-            [row["coefficients"], *(str(row[name]) for name in (FLOW, REFERENCE, SHUFFLED))]
-            for row in found["halves"]
-        ],
-    )
+    everything: dict[str, Rows] = {}
+    for name in options.only or names:
+        if name == DIGITS:
+            encoder, cases = digits(options.pairs, options.seed)
+            choices: dict[str, Any] = {}
+        else:
+            encoder = encoder_of(Path(str(folder)), name)
+            cases = photograph_pairs(encoder, Path(str(folder)), name, options.seed)
+            choices = {"targets": (TARGETS[0], TARGETS[-1]), "shares": SHARES[-1:]}
+        found: Rows = {"deletion": [], "halves": []}
+        for case in cases:
+            for table, rows in measure(encoder, case, options.seed, **choices).items():
+                found[table] += rows
+        everything[name] = found
+        print(f"\n{name}, seed {options.seed}, {platform.processor() or platform.machine()}")
+        report(found)
     if options.json:
-        options.json.write_text(json.dumps(found, default=asdict, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(everything, default=asdict, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from naflow_core.errors import (
 from naflow_core.explainer import Model, load
 from naflow_core.explanation import Explanation, Step
 from naflow_core.flow import Flow, LayerDiagnostics, Neighbour, Prediction, Result, Similarity
-from naflow_core.method import PRESETS, Abandonment, Method
+from naflow_core.method import PRESETS, QUALITIES, Abandonment, Method
 from naflow_core.model.source import Limits
 from naflow_core.pairs import Pair, explain_pair, point_to_point
 from naflow_core.targets import (
@@ -36,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "QUALITIES",
     "Abandonment",
     "AnalysisError",
     "Bank",

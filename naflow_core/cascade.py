@@ -161,6 +161,7 @@ def arguments(
 ) -> tuple[Any, ...]:
     """What `invert` is called with for one segment."""
     anchored = method.anchor == "activation" or (method.anchor == "signed" and segment.bounds[0] < 0)
+    scaling, scales = (segment.scaling, segment.scales) if method.weighting == "scaled" else (None, ())
     following, interval = None, REALS
     if method.rows == "active" and segment.activation is not None:
         behind = values[segment.activation]
@@ -172,13 +173,13 @@ def arguments(
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, segment.scaling),
+        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
         state,
         following,
-        plan.program.operands(segment.scales, {}),
+        plan.program.operands(scales, {}),
         Numbers(method.damping, method.tolerance, method.max_iterations),
     )
 
@@ -242,10 +243,12 @@ def invert(
         result = Inverted(preimage, gradient, None, *solve)
     else:
         only = subprogram.instructions[0]
-        inputs: tuple[Array, ...] = (x0,)
         if len(subprogram.instructions) == 1:
             inputs = tuple(look_up(only.sources, dict(enumerate((x0, *operands)))))
-        result = exact(rule.invert(above.bpfm, Site(only, inputs, position, y0, above.retained)), gradient)
+            site = Site(only, inputs, position, y0, above.retained)
+        else:
+            site = Site(only, (x0,), 0, y0, above.retained, lambda x: subprogram(x, operands, rule.held)[0])
+        result = exact(rule.invert(above.bpfm, site), gradient)
         offset = _offset(function, x0)
     return result._replace(expected=_sum((above.bpfm - offset) * above.coefficients))
 

@@ -1,4 +1,4 @@
-"""The options of the method (inverse, rows, abandonment, bounds, anchor, damping) and their presets."""
+"""The options of the method, the presets that settle them together, and names for the tolerance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from naflow_core.errors import OptionError
 Inverse = Literal["least-squares", "activation"]
 Rows = Literal["retained", "active", "all"]
 Anchor = Literal["origin", "activation", "signed"]
+Weighting = Literal["scaled", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,9 @@ class Method:
     Attributes:
         inverse: "least-squares", or "activation" (the published code's behaviour).
         rows: which equations a least-squares step keeps.
+        weighting: what an equation counts. "scaled": as much as one unit of its neuron becomes behind the
+            constant scales that follow, as if a normalisation were folded into the layer before it; "plain":
+            all the same.
         abandon: which neurons are retained.
         feasible: keep the preimage in the range of the op that produced it.
         anchor: least-squares solution of minimum norm ("origin") or nearest to the forward activation
@@ -81,6 +85,7 @@ class Method:
 
     inverse: Inverse = "least-squares"
     rows: Rows = "retained"
+    weighting: Weighting = "scaled"
     abandon: Abandonment = Abandonment("mass", 0.95)
     feasible: bool = True
     anchor: Anchor = "origin"
@@ -89,7 +94,8 @@ class Method:
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
-        for name, allowed in (("inverse", Inverse), ("rows", Rows), ("anchor", Anchor)):
+        names = (("inverse", Inverse), ("rows", Rows), ("weighting", Weighting), ("anchor", Anchor))
+        for name, allowed in names:
             value = getattr(self, name)
             if value not in get_args(allowed):
                 raise OptionError(
@@ -103,24 +109,39 @@ class Method:
             raise OptionError(f"max_iterations {self.max_iterations} must lie between 1 and 100000")
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Method:
+    def preset(cls, name: str, *, quality: str | None = None, **changes: Any) -> Method:
         """A named set of options, with single options changed on request (None leaves one as it is).
 
+        Args:
+            name: one of `PRESETS`.
+            quality: one of `QUALITIES`: a name for the tolerance; None leaves it to the preset.
+            changes: fields of `Method`.
+
         Raises:
-            OptionError: no such preset, or an impossible value.
+            OptionError: no such preset or quality, an impossible value, or a quality beside a tolerance.
         """
         if name not in PRESETS:
             raise OptionError(f"preset {name!r} does not exist", hint=f"one of {', '.join(PRESETS)}")
         given = {key: value for key, value in changes.items() if value is not None}
-        return dataclasses.replace(PRESETS[name], **given)
+        if quality is None:
+            return dataclasses.replace(PRESETS[name], **given)
+        if quality not in QUALITIES:
+            raise OptionError(f"quality {quality!r} does not exist", hint=f"one of {', '.join(QUALITIES)}")
+        if "tolerance" in given:
+            raise OptionError(
+                "quality and tolerance exclude each other: a quality is a name for a tolerance",
+                hint="leave one out",
+            )
+        return dataclasses.replace(PRESETS[name], **{**QUALITIES[quality], **given})
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Method:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`. What was written before there was a weighting was computed with "scaled".
 
         Raises:
             OptionError: an unknown or missing option.
         """
+        options = {"weighting": "scaled", **options}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(options) != known:
             wrong = ", ".join(sorted(set(options) ^ known))
@@ -140,8 +161,19 @@ class Method:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
-    "paper": Method(abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
+    "paper": Method(weighting="plain", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
     "published-code": Method(
-        inverse="activation", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0
+        inverse="activation",
+        weighting="plain",
+        abandon=Abandonment("zero-gradient"),
+        feasible=False,
+        damping=0.0,
     ),
+}
+
+# "standard" is what every preset has
+QUALITIES: dict[str, dict[str, Any]] = {
+    "draft": {"tolerance": 1e-2},
+    "standard": {"tolerance": 1e-3},
+    "exact": {"tolerance": 1e-6, "max_iterations": 2000},
 }

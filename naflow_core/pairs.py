@@ -12,8 +12,9 @@ import numpy as np
 
 from naflow_core.analysis.embedding import normalised
 from naflow_core.errors import InputError, OptionError, TargetError
-from naflow_core.explainer import Model, device_value
+from naflow_core.explainer import Model
 from naflow_core.explanation import Explanation
+from naflow_core.model.inputs import device_value
 from naflow_core.model.program import Subprogram, evaluate
 from naflow_core.targets import SimilarityTarget
 

@@ -14,8 +14,10 @@ import jax
 
 from naflow_core.analysis.batch import refuse_mixing
 from naflow_core.analysis.head import Head, find_head
+from naflow_core.analysis.spelt_out import is_normalisation
 from naflow_core.analysis.spine import cut_vertices
 from naflow_core.errors import AnalysisError
+from naflow_core.inverse.affine import FROZEN_STATISTICS
 from naflow_core.inverse.registry import FROZEN_GATE, LEAST_SQUARES, Rule, RuleRegistry, Site
 from naflow_core.inverse.registry import REGISTRY as RULES
 from naflow_core.model.layout import Layout, infer_layouts
@@ -248,7 +250,9 @@ def _choose_rule(
     shapes = {program.shapes[name] for step in steps for name in step.outputs if name}
     pointwise = all(step.operator.pointwise for step in steps) and shapes == {program.shapes[source]}
     scalars = all(name in program.constants and program.constants[name].size == 1 for name in operands)
-    return (FROZEN_GATE if pointwise and scalars else LEAST_SQUARES), 0
+    if pointwise and scalars:
+        return FROZEN_GATE, 0
+    return (FROZEN_STATISTICS if is_normalisation(program, steps, source, target) else LEAST_SQUARES), 0
 
 
 def _channels_are_independent(program: Program, steps: tuple[Step, ...], source: str, target: str) -> bool:

@@ -132,10 +132,8 @@ class CoverageReport:
         source = next((s for s in step.sources if isinstance(s, str) and self.program.is_dynamic(s)), None)
         if source is None:
             return "constant", "passthrough"
-        segment = make_segment(self.program, source, made[0], following=())
-        if len(segment.steps) != 1:  # the input reaches the node on several ways
-            return "least-squares", "least_squares"
-        return segment.rule.name, segment.rule.kind
+        rule = make_segment(self.program, source, made[0], following=()).rule
+        return rule.name, rule.kind
 
 
 def _spec(spec: TensorSpec, used: tuple[int, ...] | None) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.evaluate.arrays import averaged, enlarged
 from naflow_core.evaluate.picture import Axes
 from naflow_core.evaluate.subject import Subject
-from naflow_core.explainer import device_value
+from naflow_core.model.inputs import device_value
 from naflow_core.model.program import Step, Subprogram, thawed
 from naflow_core.ops.window import WindowGeometry
 

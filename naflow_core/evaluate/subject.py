@@ -20,8 +20,9 @@ from naflow_core.evaluate.differentiate import values_and_gradients
 from naflow_core.evaluate.layers import SpineTensor, spine_tensors
 from naflow_core.evaluate.memory import REMEMBERED_BYTES, Memory, digest
 from naflow_core.evaluate.randomise import WithOtherWeights, permuted, weights_between
-from naflow_core.explainer import Model, device_value
+from naflow_core.explainer import Model
 from naflow_core.method import Method
+from naflow_core.model.inputs import device_value
 from naflow_core.model.program import Subprogram, evaluate
 from naflow_core.targets import ClassTarget, PerPicture
 

@@ -11,11 +11,25 @@ from typing import Any
 import jax.numpy as jnp
 
 from naflow_core.inverse.guard import TINY, divide
-from naflow_core.inverse.registry import Site, register
+from naflow_core.inverse.registry import Rule, Site, always, register
 from naflow_core.ops.norm import MVN_EPSILON
 from naflow_core.ops.quant import dequantize_linear
 
 Array = Any
+
+STATISTICS = frozenset(
+    {
+        "GlobalAveragePool",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceSum",
+        "ReduceSumSquare",
+    }
+)
+"""Operators by which a normalisation that is spelt out node by node takes its statistics."""
 
 
 def _keeps_shape(site: Site) -> bool:
@@ -32,6 +46,10 @@ def _keeps_shape_at_first(site: Site) -> bool:
 def affine(y: Array, site: Site) -> Array:
     slope = site.slope()
     return divide(y - (site.y0 - slope * site.x0), slope)
+
+
+FROZEN_STATISTICS = Rule("frozen-statistics", "exact", affine, always, coupled=True, held=STATISTICS)
+"""For a normalisation of several nodes: see `naflow_core.analysis.spelt_out`."""
 
 
 @register("QuantizeLinear", applies=_keeps_shape_at_first)

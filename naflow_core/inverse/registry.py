@@ -33,6 +33,7 @@ class Site:
         position: which input is solved for.
         y0: the node's forward output.
         retained: boolean, shape of `y0`: the neurons of the output that are retained (when the rule runs).
+        whole: for a rule of several nodes, all of them as a function of the input.
     """
 
     instruction: Instruction
@@ -40,6 +41,7 @@ class Site:
     position: int
     y0: Any
     retained: Any = None
+    whole: Callable[[Array], Array] | None = None
 
     @property
     def x0(self) -> Any:
@@ -52,7 +54,9 @@ class Site:
         return thawed(self.instruction.attributes)
 
     def forward(self, x: Array) -> Array:
-        """The node as a function of the one input, the others held at their forward value."""
+        """The node (or nodes) as a function of the one input, the others held at their forward value."""
+        if self.whole is not None:
+            return self.whole(x)
         inputs = [x if i == self.position else value for i, value in enumerate(self.inputs)]
         return self.instruction(inputs)[0]
 
@@ -75,7 +79,8 @@ class Rule:
 
     `mixes` tells that an output neuron depends on several input neurons: such a node begins a new block.
     `coupled` tells that neurons only share statistics (a mean, a norm): no new block, but a gradient through
-    it is nowhere zero.
+    it is nowhere zero. `held` are the operators that the rule, where it is one of several nodes, keeps at
+    their forward value.
     """
 
     name: str
@@ -84,11 +89,12 @@ class Rule:
     applies: Applies
     mixes: bool = False
     coupled: bool = False
+    held: frozenset[str] = frozenset()
 
     @property
     def unconditional(self) -> bool:
         """Whether it is right for every node of its operators."""
-        return self.applies is _always
+        return self.applies is always
 
     @property
     def one_to_one(self) -> bool:
@@ -101,11 +107,12 @@ class Rule:
         return bounded(self.function(bounded(y), site))
 
 
-def _always(_site: Site) -> bool:
+def always(_site: Site) -> bool:
+    """For every node."""
     return True
 
 
-LEAST_SQUARES = Rule("least-squares", "least_squares", None, _always, mixes=True)
+LEAST_SQUARES = Rule("least-squares", "least_squares", None, always, mixes=True)
 
 
 class RuleRegistry:
@@ -120,7 +127,7 @@ class RuleRegistry:
         kind: RuleClass = "exact",
         domain: str = "",
         name: str | None = None,
-        applies: Applies = _always,
+        applies: Applies = always,
         mixes: bool = False,
         coupled: bool = False,
     ) -> Callable[[Callable[[Array, Site], Array]], Callable[[Array, Site], Array]]:
@@ -184,7 +191,7 @@ def frozen_gate(y: Array, site: Site) -> Array:
     return y * divide(site.x0, site.y0)
 
 
-FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, _always)
+FROZEN_GATE = Rule("frozen-gate", "exact", frozen_gate, always)
 register("HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu")(frozen_gate)
 register("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")(frozen_gate)
 register("LRN", coupled=True)(frozen_gate)

@@ -95,6 +95,22 @@ def unknown_operators(model: ModelProto) -> list[UnsupportedNode]:
     return unknown
 
 
+def refuse_unknown(model: ModelProto) -> None:
+    """Refuse `unknown_operators`, which cannot be converted to another opset.
+
+    Raises:
+        UnsupportedOperatorError: there are some.
+    """
+    unknown = unknown_operators(model)
+    if unknown:
+        line = f'@nf.ops.register("{unknown[0].op_type}", domain="my.domain", since=1)'
+        raise UnsupportedOperatorError(
+            unknown,
+            hint="state the opset that has it; or give its nodes a domain of their own, where "
+            f"{line} would add it",
+        )
+
+
 def _exists(op_type: str, opset: int) -> bool:
     try:
         return not defs.get_schema(op_type, opset, "").deprecated
@@ -147,9 +163,10 @@ def convert_opset(model: ModelProto, constants: Mapping[str, np.ndarray], read: 
     """
     if ai_onnx_opset(model) >= TARGET_OPSET:
         return model
-    unknown = unknown_operators(model) or _misconverted(model)
-    if unknown:
-        raise UnsupportedOperatorError(unknown)
+    refuse_unknown(model)
+    misconverted = _misconverted(model)
+    if misconverted:
+        raise UnsupportedOperatorError(misconverted)
     resized = _old_resizes(model, constants, read)
     named = {node.output[0]: node.name for node in model.graph.node if node.output}
     declared = [(entry.domain, entry.version) for entry in model.opset_import]

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from naflow_core.errors import ModelError, UnsupportedOperatorError
+from naflow_core.errors import ModelError
 from naflow_core.model import convert
 from naflow_core.model.build import build_graph, name_nodes
 from naflow_core.model.canonical import canonicalise, check_header, check_tensors
@@ -133,8 +133,8 @@ def _load(file: BinaryIO, path: Path | None, size: int, limits: Limits) -> tuple
     rewrite(model, removed_operators(convert.ai_onnx_opset(model)), constants, reader.read)
     early = convert.set_aside(model)
     unknown = convert.unknown_operators(model)
-    if unknown and model.functions:
-        raise UnsupportedOperatorError(unknown)
+    if model.functions:
+        convert.refuse_unknown(model)
     if not unknown:  # the checker would refuse operators that a user may have registered
         convert.check_by_schema(model, constants)
     model = inline_functions(model, limits)

@@ -78,11 +78,15 @@ class Subprogram:
     operand_count: int
     outputs: tuple[int, ...]
 
-    def __call__(self, x: Array, operands: Sequence[Array]) -> tuple[Array, ...]:
-        """Values of the output slots."""
+    def __call__(
+        self, x: Array, operands: Sequence[Array], held: frozenset[str] = frozenset()
+    ) -> tuple[Array, ...]:
+        """Values of the output slots; nothing is differentiated through the operators in `held`."""
         slots: dict[int, Array] = dict(enumerate((x, *operands)))
         for instruction in self.instructions:
             values = instruction(look_up(instruction.sources, slots))
+            if instruction.operator.op_type in held:
+                values = jax.lax.stop_gradient(values)
             slots.update(zip(instruction.outputs, values, strict=False))
         return tuple(slots[number] for number in self.outputs)
 

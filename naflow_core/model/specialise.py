@@ -19,6 +19,7 @@ from naflow_core.model.graph import Graph, Node
 from naflow_core.model.program import Array, Known, Program, Shape, Step, freeze
 from naflow_core.model.unfold import unfold
 from naflow_core.ops.array import fold_limit_bytes
+from naflow_core.ops.integer import CARRIED_DIVISION
 from naflow_core.ops.registry import REALS, REGISTRY, Interval, Operator, OperatorRegistry
 
 _WHOLE = {"int32": jnp.int32, "int64": jnp.int32, "uint32": jnp.int32, "uint64": jnp.int32, "bool": jnp.bool_}
@@ -126,6 +127,9 @@ class _Builder:
             given["outputs"] = max(number for number, name in enumerate(node.outputs, start=1) if name)
         attributes = tuple(sorted((key, freeze(value)) for key, value in given.items()))
         dynamic = [s for s in sources if isinstance(s, str)]
+        carried = any(name in self.carried for name in dynamic)
+        if carried and node.op_type == "Div" and not node.domain:
+            operator = CARRIED_DIVISION
 
         def apply(*values: Array) -> tuple[Array, ...]:
             queue = iter(values)
@@ -137,9 +141,6 @@ class _Builder:
                 return ()
             return results
 
-        carried = any(name in self.carried for name in dynamic)
-        if carried and node.op_type == "Div" and not node.domain:
-            raise Refusal("dividing short integers that depend on the model's input is not implemented")
         static: list[np.ndarray] = []
         structs = tuple(self._struct(name) for name in dynamic)
         pattern = tuple("" if isinstance(s, str) else s for s in sources)

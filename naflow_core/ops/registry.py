@@ -129,12 +129,11 @@ class OperatorRegistry:
             Refusal: no such operator, or only newer versions; the text says what exists.
         """
         versions = self._entries.get((domain, op_type))
-        if not versions and (domain, op_type) in self._reasons:
-            raise Refusal(self._reasons[(domain, op_type)])
         if not versions:
-            where = f"domain={domain!r}, " if domain else ""
+            where = f'domain="{domain}", ' if domain else ""
             line = f'@nf.ops.register("{op_type}", {where}since={opset})'
-            raise Refusal(f"no operator {domain or 'ai.onnx'}:{op_type} is registered; {line} would add it")
+            unknown = f"no operator {domain or 'ai.onnx'}:{op_type} is registered"
+            raise Refusal(f"{self._reasons.get((domain, op_type), unknown)}; {line} would add it")
         fitting = [entry for entry in versions if entry.since <= opset]
         if not fitting:
             raise Refusal(

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Bank:
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     thumbnails: np.ndarray | None = None
     source: str = "<bank>"
+    _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         array = np.asarray(self.embeddings)
@@ -73,6 +74,27 @@ class Bank:
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The different labels, in order of appearance."""
+        return tuple(self.once("classes", lambda: tuple(dict.fromkeys(map(str, self.labels)))))
+
+    @property
+    def class_numbers(self) -> np.ndarray:
+        """[M] which of `classes` each embedding has."""
+
+        def numbers() -> np.ndarray:
+            number = {label: i for i, label in enumerate(self.classes)}
+            return np.array([number[str(each)] for each in self.labels])
+
+        return np.asarray(self.once("class numbers", numbers))
+
+    def once(self, what: str, make: Callable[[], Any]) -> Any:
+        """Something that follows from the bank alone, made when it is first asked for."""
+        if what not in self._derived:
+            self._derived[what] = make()
+        return self._derived[what]
 
     def check_model(self, sha256: str) -> None:
         """Refuse another model than the one that made the embeddings.

@@ -176,6 +176,28 @@ def measure(metric: Metric, shared: bool, embeddings: Array, references: Array) 
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def measure_some(
+    metric: Metric, embeddings: Array, references: Array, share: Array
+) -> tuple[Array, Array, Array]:
+    """As `measure` with those of shared references that have a share, for metrics that do not pool: their
+    number is no part of the program.
+
+    Args:
+        references: [M, C, ...]; share: [M] of each in the mean, 0 to leave it out.
+    """
+
+    def score(e: Array) -> tuple[Array, Array]:
+        contributions, similarity = jax.vmap(lambda r: metric.function(e, r[None]))(references)
+        return (share * similarity).sum(), (share[:, None] * contributions).sum(axis=0)
+
+    def one(e: Array) -> tuple[Array, Array, Array]:
+        (similarity, contributions), gradient = jax.value_and_grad(score, has_aux=True)(e)
+        return contributions, similarity, gradient
+
+    return jax.vmap(one)(embeddings)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def pairwise(metric: Metric, embeddings: Array, references: Array) -> Array:
     """Similarity [N, M] of each embedding [N, C, ...] with each reference [M, C, ...] alone."""
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from naflow_core.errors import OptionError, TargetError
 from naflow_core.flow import Neighbour
+from naflow_core.targets import faiss_index
 from naflow_core.targets.aim import Aim, Space, Weighing, check_vectors
 from naflow_core.targets.banks import Bank
 from naflow_core.targets.labels import nearest_names
-from naflow_core.targets.metrics import checked, measure
-from naflow_core.targets.search import nearest
+from naflow_core.targets.metrics import Metric, checked, measure, measure_some
+from naflow_core.targets.search import BACKENDS, search
+
+LEAST = 32  # references that a program is made for, at least
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +32,8 @@ class BankTarget:
         wanted: another label to explain; it must be among the k nearest. The voted one when None.
         metric, normalise, coefficients: as in `SimilarityTarget`.
         temperature: greater than 0.
+        search: "jax", or "faiss" where that is installed: a copy of the bank in memory, searched on the
+            CPU. Both find the same neighbours in the same order.
 
     Raises:
         OptionError: a name that does not exist, or a number that is too small.
@@ -40,6 +46,7 @@ class BankTarget:
     normalise: str = "minmax"
     coefficients: str = "gradient"
     temperature: float = 0.07
+    search: str = "jax"
 
     def __post_init__(self) -> None:
         Weighing(self.metric, self.normalise, self.coefficients)
@@ -47,6 +54,10 @@ class BankTarget:
             raise OptionError(f"k {self.k} must be at least 1")
         if not 0 < self.temperature < np.inf:
             raise OptionError(f"temperature {self.temperature} must be greater than 0")
+        if self.search not in BACKENDS:
+            raise OptionError(f"search {self.search!r} does not exist", hint=f"use {' or '.join(BACKENDS)}")
+        if self.search == "faiss":
+            faiss_index.check(self.metric)
 
     def bind(self, space: Space) -> BoundBank:
         """The target, checked against the model.
@@ -67,15 +78,18 @@ class BankTarget:
                 f"the model gives {list(space.shape)}",
                 hint="make a bank with pictures of this size",
             )
-        check_vectors(bank.embeddings, weighing.measure, f"bank {bank.source!r}")
+        directional = weighing.measure.directional
+        bank.once(f"checked {directional}", lambda: _check(bank, weighing.measure))
         checked(weighing.measure, space.shape, (1, *space.shape))
-        labels = tuple(dict.fromkeys(map(str, bank.labels)))
+        labels = bank.classes
         wanted = None if self.wanted is None else str(self.wanted)
         if wanted is not None and wanted not in labels:
             raise TargetError(
                 f"label {wanted!r} is not in bank {bank.source!r}", hint=nearest_names(wanted, labels)
             )
-        return BoundBank(bank, labels, min(self.k, len(bank)), wanted, weighing, self.temperature)
+        return BoundBank(
+            bank, labels, min(self.k, len(bank)), wanted, weighing, self.temperature, self.search
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +102,7 @@ class BoundBank:
     wanted: str | None
     weighing: Weighing
     temperature: float
+    search: str = "jax"
 
     def parts(self, counts: Sequence[int]) -> list[BoundBank]:
         """The targets of batches of `counts` pictures."""
@@ -97,13 +112,12 @@ class BoundBank:
         """What is explained about pictures with these embeddings."""
         metric = self.weighing.measure
         check_vectors(embeddings, metric, "embeddings of the explained pictures")
-        places, similarities = nearest(metric, embeddings, self.bank.embeddings, self.k)
-        number = {label: i for i, label in enumerate(self.labels)}
-        classes = np.array([[number[str(self.bank.labels[p])] for p in row] for row in places])
+        places, similarities = search(metric, embeddings, self.bank, self.k, self.search)
+        classes = self.bank.class_numbers[places]
         votes = self._votes(classes, similarities)
         target = votes.argmax(axis=1)
         if self.wanted is not None:
-            target = np.full(len(votes), number[self.wanted])
+            target = np.full(len(votes), self.labels.index(self.wanted))
         used = classes == target[:, None]
         if not used.any(axis=1).all():
             picture = int(np.argmin(used.any(axis=1)))
@@ -112,7 +126,7 @@ class BoundBank:
                 hint="use a larger k, or another label",
             )
         parts = [
-            measure(metric, True, embeddings[i : i + 1], self.bank.embeddings[places[i][used[i]]])
+            _measured(metric, embeddings[i : i + 1], self.bank.embeddings[places[i][used[i]]], self.k)
             for i in range(len(embeddings))
         ]
         contributions, similarity, gradient = (
@@ -137,3 +151,21 @@ class BoundBank:
         for i, row in enumerate(classes):
             np.add.at(votes[i], row, ballots[i])
         return votes / votes.sum(axis=1, keepdims=True)
+
+
+def _check(bank: Bank, metric: Metric) -> bool:
+    check_vectors(bank.embeddings, metric, f"bank {bank.source!r}")
+    return True
+
+
+def _measured(
+    metric: Metric, embedding: np.ndarray, references: np.ndarray, most: int
+) -> tuple[Any, Any, Any]:
+    """`measure` with up to `most` references, filled up with copies that do not count: one program for many
+    numbers of them. A pool cannot be filled up; there the number is part of the program."""
+    if metric.pools:
+        return measure(metric, True, embedding, references)
+    count, size = len(references), max(LEAST, 1 << (most - 1).bit_length())
+    filled = np.concatenate([references, np.repeat(references[:1], size - count, axis=0)])
+    share = np.where(np.arange(size) < count, np.float32(1 / count), np.float32(0))
+    return measure_some(metric, embedding, filled, share)

@@ -35,6 +35,7 @@ class Repository(Protocol):
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
     ) -> nf.CoverageReport:
         """What would happen to a model."""
 
@@ -83,6 +84,7 @@ class ExplanationService(explanation_pb2_grpc.ExplanationServiceServicer):
             input_shapes=convert.shapes(request.input_shapes),
             output=request.output or None,
             top_feature_map=request.top_feature_map or None,
+            explained_input=request.explained_input or None,
         )
         facts = await asyncio.to_thread(report.to_dict)
         return ex.InspectModelResponse(

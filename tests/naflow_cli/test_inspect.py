@@ -169,7 +169,7 @@ def test_an_unsupported_operator_is_named_with_the_line_that_would_add_it(tmp_pa
     assert ended.status == 1
     text = " ".join(ended.stdout.split())
     assert "node 'odd' (Twist): no operator my.ops:Twist is registered" in text
-    assert "@nf.ops.register(\"Twist\", domain='my.ops', since=4)" in text
+    assert '@nf.ops.register("Twist", domain="my.ops", since=4)' in text
 
 
 def test_another_top_feature_map_shortens_the_spine() -> None:

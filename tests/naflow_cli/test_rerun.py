@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
+from support.blocks import SIZE
 from support.command_line import DEMO, Ended, demo_picture, explain_demo, naflow, naflow_process
+from support.two_inputs import siamese
 
 
 def bytes_of(folder: Path) -> bytes:
@@ -160,3 +163,39 @@ def test_preprocessing_is_in_the_manifest(moved: tuple[Path, Path, Path], tmp_pa
     ended = naflow("explain", "--manifest", moved[0], "--out", tmp_path / "again")
     assert ended.status == 0, ended.stderr
     assert bytes_of(tmp_path / "again") == bytes_of(moved[0].parent)
+
+
+def test_the_explained_input_is_in_the_manifest(tmp_path: Path) -> None:
+    """Of a model with two inputs; the network is symmetric, so that both lead to the same kind of map."""
+    onnx.save(siamese(), tmp_path / "two.onnx")
+    random = np.random.default_rng(0)
+    arrays = {name: random.random((3, SIZE, SIZE), np.float32) for name in ("x", "z")}
+    np.savez(tmp_path / "pair.npz", **arrays)
+    np.savez(tmp_path / "exchanged.npz", x=arrays["z"], z=arrays["x"])
+    quick = ("--json", "--preset", "published-code", "--layers", "spine")
+
+    def made(name: str, *options: object) -> tuple[Ended, dict[str, np.ndarray]]:
+        ended = naflow("explain", *options, "--out", tmp_path / name)
+        assert ended.status == 0, ended.stderr
+        with np.load(tmp_path / name / "flows.npz") as flows:
+            return ended, dict(flows)
+
+    two, pair = tmp_path / "two.onnx", tmp_path / "pair.npz"
+    first, maps = made("first", two, pair, *quick)
+    assert first.json["run"]["explained_input"] is None
+    other, flows = made("other", two, pair, *quick, "--explained-input", "z")
+    assert other.json["run"]["explained_input"] == "z"
+    assert (next(iter(maps)), next(iter(flows))) == ("000:x", "000:z")
+    _, again = made("again", "--manifest", tmp_path / "other" / "manifest.json")
+    np.testing.assert_array_equal(again["000:z"], flows["000:z"])
+    _, exchanged = made("exchanged", two, tmp_path / "exchanged.npz", *quick)
+    np.testing.assert_allclose(flows["000:z"], exchanged["000:x"], rtol=1e-4, atol=1e-6)
+    # the picture that the maps are drawn over is the explained one
+    overlays = [tmp_path / name / "overlays" for name in ("other", "exchanged")]
+    shown = [np.asarray(Image.open(sorted(folder.glob("000-*"))[0])) for folder in overlays]
+    np.testing.assert_allclose(shown[0].astype(int), shown[1].astype(int), atol=2)
+    old = json.loads((tmp_path / "first" / "manifest.json").read_text(encoding="utf-8"))
+    del old["run"]["explained_input"], old["run"]["method"]["weighting"]
+    (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
+    _, older = made("older", "--manifest", tmp_path / "old.json")
+    np.testing.assert_array_equal(older["000:x"], maps["000:x"])

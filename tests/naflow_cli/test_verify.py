@@ -24,6 +24,7 @@ OUTCOME = {
             "max_abs_error": float,
             "max_rel_error": float,
             "off_by_more_than_one": OneOf(float, None),
+            "only_rounding": bool,
             "ok": bool,
         }
     ],

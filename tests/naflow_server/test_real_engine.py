@@ -27,6 +27,7 @@ from support.blocks import network, picture
 from support.engines import install
 from support.grpc_server import Running, Stubs, assembled, details, request, running, settings, stubs, tensor
 from support.onnx_graphs import make_model
+from support.two_inputs import siamese
 
 CODE = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -41,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     relu = helper.make_node("Relu", ["x"], ["r"], name="fine")
     odd = helper.make_node("Bernoulli", ["r"], ["y"], name="odd-one")
     install(root, "unsupported", make_model([relu, odd], {"x": ["n", 2, 3, 3]}))
+    install(root, "siamese", siamese())
     install(root, "broken", b"not a model at all")
     return root
 
@@ -102,6 +104,7 @@ def test_every_option_of_the_method_arrives(stub: Stubs, folder: Path) -> None:
         preset="paper",
         inverse=me.INVERSE_LEAST_SQUARES,
         rows=me.ROWS_ALL,
+        weighting=me.WEIGHTING_SCALED,
         abandonment=me.Abandonment(rule=me.ABANDONMENT_RULE_MASS_EACH, mass=0.8),
         feasible=True,
         anchor=me.ANCHOR_SIGNED,
@@ -114,6 +117,7 @@ def test_every_option_of_the_method_arrives(stub: Stubs, folder: Path) -> None:
     own = nf.Method.preset(
         "paper",
         rows="all",
+        weighting="scaled",
         abandon=nf.Abandonment("mass-each", 0.8),
         feasible=True,
         anchor="signed",
@@ -128,6 +132,23 @@ def test_every_option_of_the_method_arrives(stub: Stubs, folder: Path) -> None:
     method.preset = ""
     assert sent == method
     assert events[0].header.predictions[0].target.class_index == 1
+
+
+def test_of_several_inputs_one_is_explained(stub: Stubs, folder: Path) -> None:
+    arrays = {"x": picture(1), "z": picture(2)}
+    model = nf.load(folder / "siamese" / "1" / "model.onnx")
+    for name in ("x", "z"):
+        message = ex.ExplainRequest(
+            model_name="siamese",
+            inputs={key: tensor(value) for key, value in arrays.items()},
+            explained_input=name,
+            layers=me.Layers(set=me.LAYER_SET_SPINE),
+        )
+        expected = model.explain(arrays, explained_input=name, layers="spine")
+        assert expected.layers[0] == name
+        assert_same(explain(stub, message), expected.collect())
+        inspected = ex.InspectModelRequest(model_name="siamese", explained_input=name)
+        assert stub.explanation.InspectModel(inspected).report.spine[0].tensor == name
 
 
 def test_a_class_by_name_and_layers_by_name(stub: Stubs, folder: Path) -> None:

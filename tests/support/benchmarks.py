@@ -1,4 +1,4 @@
-"""The scripts of `benchmarks/` as modules, for tests that use them or run them small."""
+"""The scripts of `benchmarks/` and of examples as modules, for tests that use them or run them small."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import ModuleType
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def script(name: str) -> ModuleType:
-    """A script by its name. They import each other, so their folder is on the path while they load."""
-    sys.path.insert(0, str(FOLDER))
+def script(name: str, folder: Path = FOLDER) -> ModuleType:
+    """A script of a folder by its name. They import each other, so it is on the path while they load."""
+    sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
     finally:
-        sys.path.remove(str(FOLDER))
+        sys.path.remove(str(folder))

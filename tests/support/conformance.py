@@ -20,7 +20,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, TypeProto, numpy_helper
 
 from naflow_core.errors import ModelError, UnsupportedNode, UnsupportedOperatorError
-from naflow_core.explainer import device_value
+from naflow_core.model.inputs import device_value
 from naflow_core.model.load import read_model
 from naflow_core.model.program import Program, evaluate
 from naflow_core.model.rewrite import REMOVED

@@ -41,7 +41,7 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
             if path.is_file():
                 request.check_digest(path, digest(path))
         compared, preprocess = read_comparison(model, model.sha256, request)
-        batch = read_inputs(model, request.explained, preprocess)
+        batch = read_inputs(model, request.explained, preprocess, request.explained_input)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
         with progress(quiet=quiet or json) as bars:
@@ -103,6 +103,7 @@ def _explain(
         layers=request.wanted_layers(),
         output=request.output,
         top_feature_map=request.top_feature_map,
+        explained_input=request.explained_input,
         batch_size=request.batch_size,
     )
     prediction = explanation.prediction

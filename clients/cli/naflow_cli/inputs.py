@@ -54,8 +54,14 @@ class Takes(Protocol):
     def check_inputs(self, x: Any) -> dict[str, np.ndarray]: ...
 
 
-def read_inputs(model: Takes, paths: Sequence[Path], preprocess: str | dict[str, Any] | None) -> InputBatch:
-    """Read pictures and arrays.
+def read_inputs(
+    model: Takes,
+    paths: Sequence[Path],
+    preprocess: str | dict[str, Any] | None,
+    explained: str | None = None,
+) -> InputBatch:
+    """Read pictures and arrays; of a model with several inputs, `explained` names the one that is shown (the
+    first when None).
 
     Raises:
         InputError, PictureError, PreprocessingError: the file, and what does not fit.
@@ -64,10 +70,10 @@ def read_inputs(model: Takes, paths: Sequence[Path], preprocess: str | dict[str,
     recipe, assumed = recipe_for(model, preprocess) if pictures else (None, "")
     parts: list[dict[str, np.ndarray]] = []
     files: list[InputFile] = []
+    spec = next((spec for spec in model.inputs if spec.name == explained), model.inputs[0])
     for path in paths:
         if path.suffix.lower() in ARRAY_SUFFIXES:
             arrays = _read_arrays(model, path)
-            spec = model.inputs[0]
             count = len(arrays[spec.name])
             for i in range(count):
                 name = path.name if count == 1 else f"{path.name}[{i}]"

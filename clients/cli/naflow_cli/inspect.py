@@ -18,12 +18,20 @@ SHOWN = 5
 
 
 def inspect_model(
-    model: Path, json: bool, output: str | None, top: str | None, input_shape: Sequence[str]
+    model: Path,
+    json: bool,
+    output: str | None,
+    top: str | None,
+    explained_input: str | None,
+    input_shape: Sequence[str],
 ) -> int:
     """Print the coverage report; 0 if the model can be explained, else 1."""
     loaded = nf.load(model)
     report = loaded.inspect(
-        input_shapes=given_shapes(input_shape, loaded.inputs), output=output, top_feature_map=top
+        input_shapes=given_shapes(input_shape, loaded.inputs),
+        output=output,
+        top_feature_map=top,
+        explained_input=explained_input,
     )
     if json:
         print_json(report.to_dict())

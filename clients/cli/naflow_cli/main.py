@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from naflow_cli.bank import bank_app
+from naflow_cli.bench import bench
 from naflow_cli.evaluate import evaluate
+from naflow_cli.exclusions import nothing_beside_manifest, only_with_server
 from naflow_cli.interruption import heed_signals
 
 app = typer.Typer(
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bank_app, name="bank")
+app.command()(bench)
 app.command()(evaluate)
 
 # typer's own copy of click's base of usage errors, or click's, depending on its version
@@ -35,6 +38,12 @@ Output = Annotated[str | None, typer.Option(help="Graph output to explain; neede
 Top = Annotated[
     str | None, typer.Option(help="Name of the top feature map; found by analysis when left out.")
 ]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--explained-input", help="Of several inputs the one that the maps lead to; found by analysis."
+    ),
+]
 InputShape = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,16 +51,6 @@ InputShape = Annotated[
         help="Shape of an input (the first without NAME) where the model leaves it open; may be repeated.",
     ),
 ]
-REMOTE_OPTIONS = (
-    "model_version",
-    "token_file",
-    "tls",
-    "tls_ca",
-    "tls_certificate",
-    "tls_key",
-    "tls_server_name",
-    "deadline",
-)
 Given = Annotated[Path | None, typer.Option(help="Picture, .npy or .npz; seeded noise when left out.")]
 
 
@@ -77,6 +76,7 @@ def inspect(
     json: Json = False,
     output: Output = None,
     top_feature_map: Top = None,
+    explained_input: Source = None,
     input_shape: InputShape = None,
 ) -> None:
     """Show what will happen to a model: spine, segments, inverse rules, and what is not supported.
@@ -85,7 +85,8 @@ def inspect(
     """
     from naflow_cli.inspect import inspect_model
 
-    raise typer.Exit(inspect_model(model, json, output, top_feature_map, input_shape or []))
+    names = (output, top_feature_map, explained_input)
+    raise typer.Exit(inspect_model(model, json, *names, input_shape or []))
 
 
 @app.command()
@@ -164,15 +165,18 @@ def explain(
     ] = "blocks",
     output: Output = None,
     top_feature_map: Top = None,
+    explained_input: Source = None,
     preset: Annotated[str, typer.Option(help="default, paper or published-code.")] = "default",
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
+    weighting: Annotated[str | None, typer.Option(help="Of the equations: scaled or plain.")] = None,
     abandon: Annotated[str | None, typer.Option(help="zero-gradient, mass:RHO or mass-each:RHO.")] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
     ] = None,
     anchor: Annotated[str | None, typer.Option(help="origin, activation or signed.")] = None,
     damping: Annotated[float | None, typer.Option(help="Tikhonov parameter, >= 0.")] = None,
+    quality: Annotated[str | None, typer.Option(help="A tolerance: draft, standard or exact.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Relative residual at which a solve stops.")] = None,
     max_iterations: Annotated[int | None, typer.Option(help="Cap for each solve.")] = None,
     preprocess: Annotated[str | None, typer.Option(help="imagenet, unit, raw or FILE.json.")] = None,
@@ -205,6 +209,7 @@ def explain(
     changes = {
         "inverse": inverse,
         "rows": rows,
+        "weighting": weighting,
         "abandon": abandon,
         "feasible": feasible,
         "anchor": anchor,
@@ -215,7 +220,7 @@ def explain(
     if out is None:
         raise typer.BadParameter("--out is missing; name a folder for the results")
     if manifest is not None:
-        _nothing_beside_manifest(context)
+        nothing_beside_manifest(context)
         request = Request.from_manifest(manifest, model, inputs or [], out)
     else:
         choices = {
@@ -245,14 +250,16 @@ def explain(
             layers=layers,
             output=output,
             top_feature_map=top_feature_map,
+            explained_input=explained_input,
             preset=preset,
+            quality=quality,
             changes=changes,
             preprocess=preprocess,
             labels=labels,
             batch_size=batch_size,
         )
     if server is None and (request.server is None or model is not None):
-        _only_with_server(context)
+        only_with_server(context)
         if request.comparison is not None and request.comparison.server_bank:
             raise typer.BadParameter("--server-bank is for --server; a bank in a file is --bank")
         explain_inputs(request, quiet=quiet, json=json)
@@ -301,24 +308,6 @@ def serve(
         "security.tokens_file": tokens_file,
     }
     raise typer.Exit(serve_models(config, flags))
-
-
-def _only_with_server(context: typer.Context) -> None:
-    """Options that would be without effect are refused."""
-    for name in REMOTE_OPTIONS:
-        if context.params.get(name):
-            raise typer.BadParameter(f"--{name.replace('_', '-')} has no effect without --server")
-
-
-def _nothing_beside_manifest(context: typer.Context) -> None:
-    """A manifest settles every option that changes the maps."""
-    free = {"model", "inputs", "out", "manifest", "quiet", "json", "server", *REMOTE_OPTIONS}
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in free and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(
-                f"--{name.replace('_', '-')} and --manifest exclude each other: the manifest settles it"
-            )
 
 
 def run(arguments: list[str] | None = None) -> None:

@@ -24,8 +24,8 @@ from naflow_cli.staging import staged
 from naflow_cli.versions import versions
 from naflow_client import Client, Flow, LayerDiagnostics, ModelReport, Result, Tls
 from naflow_client.presentation import PER_PICTURE, TOP
-from naflow_core.explainer import checked_input
 from naflow_core.model.graph import TensorSpec
+from naflow_core.model.inputs import checked_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ def explain_remotely(request: Request, remote: Remote, *, quiet: bool, json: boo
             version=remote.version,
             output=request.output,
             top_feature_map=request.top_feature_map,
+            explained_input=request.explained_input,
         )
         request.check_digest(request.model, report.sha256)
         request.check_inputs()
@@ -115,7 +116,7 @@ def explain_remotely(request: Request, remote: Remote, *, quiet: bool, json: boo
                 request.check_digest(path, digest(path))
         model = RemoteModel(report)
         compared, preprocess = read_comparison(model, report.sha256, request)
-        batch = read_inputs(model, request.explained, preprocess)
+        batch = read_inputs(model, request.explained, preprocess, request.explained_input)
         if batch.note:
             note(f"naflow: {batch.note}", quiet=quiet)
         fitted = labels.fitted(_classes(report, len(labels.names))) if labels else None
@@ -177,6 +178,7 @@ def _explain(
             layers=request.wanted_layers(),
             output=request.output,
             top_feature_map=request.top_feature_map,
+            explained_input=request.explained_input,
             top_k=TOP,
             reference_prediction=True,
             **request.method.to_dict(),

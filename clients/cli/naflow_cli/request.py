@@ -17,6 +17,7 @@ KINDS: dict[str, Any] = {
     "layers": str,
     "output": str | None,
     "top_feature_map": str | None,
+    "explained_input": str | None,
     "preset": str,
     "preprocess": dict | None,
     "batch_size": int,
@@ -50,6 +51,7 @@ class Request:
     layers: str
     output: str | None
     top_feature_map: str | None
+    explained_input: str | None
     method: nf.Method
     preset: str
     preprocess: str | dict[str, Any] | None
@@ -66,6 +68,7 @@ class Request:
         model: Path | None,
         inputs: Sequence[Path],
         preset: str,
+        quality: str | None,
         changes: dict[str, Any],
         **options: Any,
     ) -> Request:
@@ -85,7 +88,7 @@ class Request:
             )
         if changes["abandon"] is not None:
             changes = {**changes, "abandon": nf.Abandonment.parse(changes["abandon"])}
-        method = nf.Method.preset(preset, **changes)
+        method = nf.Method.preset(preset, quality=quality, **changes)
         if options["comparison"] is not None and options["labels"] is not None:
             raise nf.OptionError(
                 "--labels names classes, which a similarity has none of", hint="leave it out"
@@ -100,7 +103,8 @@ class Request:
             OptionError: it cannot be read, is not a manifest of ours, or names another number of inputs.
         """
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))["run"]
+            # older manifests know nothing of an explained input
+            run = {"explained_input": None, **json.loads(path.read_text(encoding="utf-8"))["run"]}
             recorded = run["inputs"]
             if not recorded:
                 raise ValueError("no inputs")
@@ -128,6 +132,7 @@ class Request:
                 layers=run["layers"],
                 output=run["output"],
                 top_feature_map=run["top_feature_map"],
+                explained_input=run["explained_input"],
                 method=nf.Method.from_dict(run["method"]),
                 preset=run["preset"],
                 preprocess=run["preprocess"],
@@ -189,6 +194,7 @@ class Request:
             "layers": self.layers,
             "output": self.output,
             "top_feature_map": self.top_feature_map,
+            "explained_input": self.explained_input,
             "preset": self.preset,
             "method": self.method.to_dict(),
             "preprocess": preprocessing,

@@ -47,6 +47,7 @@ def verify_model(
     for tensor in worst:
         off = tensor["off_by_more_than_one"]
         steps = "" if off is None else f"  {off:.1e} of the elements off by more than one step"
+        steps += "  rounding of terms that cancel" if tensor["only_rounding"] else ""
         style = "" if tensor["ok"] else "red"
         line(OUT, f"{tensor['max_rel_error']:.1e}  {tensor['tensor']}{steps}", style)
     state = "agrees" if result.ok else "DIFFERS"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,33 @@ import naflow_core as nf
 from naflow_cli.inputs import ARRAY_SUFFIXES, read_inputs, recipe_for
 from naflow_cli.truth import Box, Truth
 from naflow_client import Preprocessing, load_picture
+from naflow_client.preprocess import Prepared
 from naflow_core.evaluate import Picture
-from naflow_core.evaluate.metrics.stability import JPEG
+from naflow_core.evaluate.metrics.stability import JPEG, TWIN
+from naflow_core.model.graph import TensorSpec
 
 QUALITY = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """An input that takes pictures, and how they are made ready for it."""
+
+    recipe: Preprocessing
+    spec: TensorSpec
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """One picture, made ready.
+
+        Raises:
+            InputError, PictureError: picture and input do not fit.
+        """
+        if self.spec.shape is None:
+            raise nf.InputError(
+                f"input {self.spec.name!r} declares no shape", hint="give the pictures as .npy"
+            )
+        dtype = np.uint8 if self.spec.dtype == "uint8" else np.float32
+        return self.recipe.apply(image, self.spec.shape, dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +70,17 @@ def read_views(
     truth: Mapping[str, Truth],
     preprocess: str | None,
     *,
-    jpeg: bool,
+    stability: bool,
+    twin: nf.Model | None = None,
+    twin_preprocess: str | None = None,
 ) -> Views:
     """Read everything.
 
     Args:
         truth: by file name; may be empty.
-        jpeg: also read every picture file as it looks after JPEG of quality 75.
+        stability: also read every picture file as it looks after JPEG of quality 75.
+        twin: also read them as this model takes them.
+        twin_preprocess: how; when None as for `model`, but pixels as they are where the twin takes integers.
 
     Raises:
         NaflowError, ClientError: names the file, and what does not fit.
@@ -61,6 +88,11 @@ def read_views(
     _check_model(model)
     files = [path for path in paths if path.suffix.lower() not in ARRAY_SUFFIXES]
     recipe, note = recipe_for(model, preprocess) if files else (None, "")
+    takers: dict[str, Taker] = {}
+    if stability and recipe is not None:
+        takers[JPEG] = Taker(recipe, model.inputs[0])
+        if twin is not None:
+            takers[TWIN] = _twin_taker(recipe, twin, twin_preprocess)
     notes = [note] if note else []
     pictures: list[Picture] = []
     displays: dict[str, NDArray[np.uint8]] = {}
@@ -78,7 +110,7 @@ def read_views(
                 displays[file.name] = file.display
             continue
         assert recipe is not None
-        picture, display = _read(model, path, recipe, known, jpeg=jpeg)
+        picture, display = _read(model, path, recipe, known, takers)
         found[picture.name] = known
         if len(picture.boxes) < len(known.boxes):
             notes.append(f"{path.name}: a box lies outside the part that the model sees and is left out")
@@ -103,27 +135,35 @@ def _check_model(model: nf.Model) -> None:
         )
 
 
+def _twin_taker(recipe: Preprocessing, twin: nf.Model, preprocess: str | None) -> Taker:
+    if len(twin.inputs) != 1:
+        raise nf.InputError(f"the twin has {len(twin.inputs)} inputs", hint="it must take pictures alone")
+    spec = twin.inputs[0]
+    if preprocess is not None:
+        return Taker(Preprocessing.load(preprocess), spec)
+    if spec.dtype == "uint8":
+        return Taker(replace(recipe, subtract=0.0, divide=1.0, dtype=None, layout=None), spec)
+    return Taker(replace(recipe, layout=None), spec)
+
+
 def _read(
     model: nf.Model,
     path: Path,
     recipe: Preprocessing,
     known: Truth,
-    *,
-    jpeg: bool,
+    takers: Mapping[str, Taker],
 ) -> tuple[Picture, NDArray[np.uint8]]:
-    spec = model.inputs[0]
-    if spec.shape is None:
-        raise nf.InputError(f"input {spec.name!r} declares no shape", hint="give the pictures as .npy")
     image = load_picture(path)
-    prepared = recipe.apply(image, spec.shape, np.float32)
+    prepared = Taker(recipe, model.inputs[0]).prepare(image)
     boxes = tuple(
         share
         for box in known.boxes
         if (share := _share(box, prepared.box))[0] < share[2] and share[1] < share[3]
     )
-    variants = {}
-    if jpeg:
-        variants[JPEG] = recipe.apply(_recompressed(image), spec.shape, np.float32).array
+    variants = {
+        name: taker.prepare(_recompressed(image) if name == JPEG else image).array
+        for name, taker in takers.items()
+    }
     return Picture(path.name, prepared.array, boxes=boxes, variants=variants), prepared.display
 
 

@@ -103,7 +103,7 @@ class AsyncClient(AsyncBankCalls):
         async def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
             if not one.needs_report:
                 return one.request(None)
-            report = await self._inspect(model, choices.get("version"), {}, None, None, limit)
+            report = await self._inspect(model, choices.get("version"), {}, limit)
             return await asyncio.to_thread(one.request, report)
 
         seconds = self._connection.deadline if deadline is None else deadline
@@ -150,6 +150,7 @@ class AsyncClient(AsyncBankCalls):
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
         deadline: float | None = None,
     ) -> ModelReport:
         """What would happen to a model: its inputs, layers, inverse rules and unsupported nodes.
@@ -161,7 +162,8 @@ class AsyncClient(AsyncBankCalls):
             CallError: see there.
         """
         limit = self._limit(deadline)
-        return await self._inspect(model, version, input_shapes or {}, output, top_feature_map, limit)
+        names = (output, top_feature_map, explained_input)
+        return await self._inspect(model, version, input_shapes or {}, limit, *names)
 
     async def list_models(self, *, deadline: float | None = None) -> tuple[ModelStatus, ...]:
         """Every model and version of the server's repository.
@@ -225,11 +227,10 @@ class AsyncClient(AsyncBankCalls):
         model: str,
         version: str | None,
         shapes: Mapping[str, Sequence[int]],
-        output: str | None,
-        top: str | None,
         limit: Deadline,
+        *names: str | None,
     ) -> ModelReport:
-        request = requests.inspect_request(model, version, shapes, output, top)
+        request = requests.inspect_request(model, version, shapes, *names)
         return reports.model_report(await self._unary("inspect", request, limit))
 
     def _limit(self, deadline: float | None) -> Deadline:

@@ -117,7 +117,7 @@ class Client(BankCalls):
         def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
             if not one.needs_report:
                 return one.request(None)
-            return one.request(self._inspect(model, choices.get("version"), {}, None, None, limit))
+            return one.request(self._inspect(model, choices.get("version"), {}, limit))
 
         seconds = self._connection.deadline if deadline is None else deadline
         return Stream(self._connection, self._calls["explain"], prepare, seconds, self._closed)
@@ -152,7 +152,7 @@ class Client(BankCalls):
         asked = Asked.checked(model, preprocess, ExplainOptions(**choices), in_flight, order)
 
         def report(limit: Deadline) -> ModelReport:
-            return self._inspect(model, asked.options.version, {}, None, None, limit)
+            return self._inspect(model, asked.options.version, {}, limit)
 
         seconds = self._connection.deadline if deadline is None else deadline
         call = self._calls["explain_many"]
@@ -166,6 +166,7 @@ class Client(BankCalls):
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
         deadline: float | None = None,
     ) -> ModelReport:
         """What would happen to a model: its inputs, layers, inverse rules and unsupported nodes.
@@ -177,7 +178,8 @@ class Client(BankCalls):
             CallError: see there.
         """
         limit = self._limit(deadline)
-        return self._inspect(model, version, input_shapes or {}, output, top_feature_map, limit)
+        names = (output, top_feature_map, explained_input)
+        return self._inspect(model, version, input_shapes or {}, limit, *names)
 
     def list_models(self, *, deadline: float | None = None) -> tuple[ModelStatus, ...]:
         """Every model and version of the server's repository.
@@ -231,11 +233,10 @@ class Client(BankCalls):
         model: str,
         version: str | None,
         shapes: Mapping[str, Sequence[int]],
-        output: str | None,
-        top: str | None,
         limit: Deadline,
+        *names: str | None,
     ) -> ModelReport:
-        request = requests.inspect_request(model, version, shapes, output, top)
+        request = requests.inspect_request(model, version, shapes, *names)
         return reports.model_report(self._unary("inspect", request, limit))
 
     def _limit(self, deadline: float | None) -> Deadline:

@@ -48,12 +48,14 @@ class Inputs:
         pictures: one per picture where pictures were given, else empty.
         names: of the pictures' files; "" where there is none.
         compared: what they are compared with; None where a class is explained.
+        explained: the input that the maps lead to; the first when None.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     pictures: tuple[Prepared, ...] = ()
     names: tuple[str, ...] = ()
     compared: Compared | None = None
+    explained: str | None = None
 
     def compared_with(self, references: Compared) -> Inputs:
         """The same, for a similarity."""
@@ -68,7 +70,8 @@ class Inputs:
         """uint8 RGB [H, W, 3]: the picture, or its tensor made visible."""
         if self.pictures:
             return self.pictures[position].display
-        return array_picture(next(iter(self.arrays.values()))[position])
+        first = next(iter(self.arrays.values()))
+        return array_picture(self.arrays.get(self.explained or "", first)[position])
 
 
 def holds_pictures(x: Input) -> bool:
@@ -76,8 +79,8 @@ def holds_pictures(x: Input) -> bool:
     return not isinstance(x, np.ndarray | Mapping)
 
 
-def from_arrays(x: Input) -> Inputs:
-    """Tensors that are ready as they are.
+def from_arrays(x: Input, explained: str | None = None) -> Inputs:
+    """Tensors that are ready as they are; the maps lead to the one named `explained`, or to the first.
 
     Raises:
         RequestError: no tensors, or of different numbers of pictures.
@@ -90,7 +93,7 @@ def from_arrays(x: Input) -> Inputs:
         raise RequestError(
             "every input needs the same number of pictures on its first axis, at least one", field="inputs"
         )
-    return Inputs(dict(arrays))
+    return Inputs(dict(arrays), explained=explained)
 
 
 def from_pictures(x: Input, preprocess: Recipe, report: ModelReport) -> Inputs:

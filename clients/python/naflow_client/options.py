@@ -23,6 +23,7 @@ class ExplainOptions:
         preset: "default", "paper" or "published-code".
         inverse: "least-squares" or "activation".
         rows: equations that a solve keeps: "retained", "active" or "all".
+        weighting: what an equation counts: "scaled" (by the constant scales behind the layer) or "plain".
         abandon: "zero-gradient", "mass:RHO" or "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
         anchor: "origin", "activation" or "signed".
@@ -31,6 +32,7 @@ class ExplainOptions:
         max_iterations: cap for each solve.
         output: graph output to explain.
         top_feature_map: tensor at which the explanation starts.
+        explained_input: of several inputs the one that the maps lead to.
         top_k: how many of the best classes the header lists.
         request_id: stands in the server's logs; the server makes one when "".
         reference_prediction: let onnxruntime predict as well; the header waits for it.
@@ -44,6 +46,7 @@ class ExplainOptions:
     preset: str = "default"
     inverse: str | None = None
     rows: str | None = None
+    weighting: str | None = None
     abandon: str | None = None
     feasible: bool | None = None
     anchor: str | None = None
@@ -52,6 +55,7 @@ class ExplainOptions:
     max_iterations: int | None = None
     output: str | None = None
     top_feature_map: str | None = None
+    explained_input: str | None = None
     top_k: int = 5
     request_id: str = ""
     reference_prediction: bool = False
@@ -68,6 +72,7 @@ class ExplainChoices(TypedDict, total=False):
     preset: str
     inverse: str | None
     rows: str | None
+    weighting: str | None
     abandon: str | None
     feasible: bool | None
     anchor: str | None
@@ -76,6 +81,7 @@ class ExplainChoices(TypedDict, total=False):
     max_iterations: int | None
     output: str | None
     top_feature_map: str | None
+    explained_input: str | None
     top_k: int
     request_id: str
     reference_prediction: bool

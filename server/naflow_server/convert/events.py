@@ -22,6 +22,7 @@ from naflow_server.convert.tables import (
     DTYPES,
     INVERSES,
     ROWS,
+    WEIGHTINGS,
     key,
 )
 from naflow_server.engine import types
@@ -156,6 +157,7 @@ def _method_message(method: nf.Method) -> me.Method:
     return me.Method(
         inverse=key(INVERSES, method.inverse),
         rows=key(ROWS, method.rows),
+        weighting=key(WEIGHTINGS, method.weighting),
         abandonment=me.Abandonment(
             rule=key(ABANDONMENTS, method.abandon.rule),
             mass=0.0 if method.abandon.rule == "zero-gradient" else method.abandon.mass,

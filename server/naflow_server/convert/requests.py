@@ -10,7 +10,15 @@ from naflow.v1 import explanation_pb2 as ex
 from naflow.v1 import method_pb2 as me
 from naflow.v1 import model_repository_pb2 as repo
 from naflow.v1 import tensor_pb2 as te
-from naflow_server.convert.tables import ABANDONMENTS, ANCHORS, INVERSES, LAYER_SETS, ROWS, refuse
+from naflow_server.convert.tables import (
+    ABANDONMENTS,
+    ANCHORS,
+    INVERSES,
+    LAYER_SETS,
+    ROWS,
+    WEIGHTINGS,
+    refuse,
+)
 from naflow_server.convert.targets import target
 from naflow_server.convert.tensors import array, short
 from naflow_server.engine import types
@@ -58,6 +66,7 @@ def explain_request(
         layers=_layers(message.layers),
         output=message.output or None,
         top_feature_map=message.top_feature_map or None,
+        explained_input=message.explained_input or None,
         request_id=request_id,
         deadline=deadline,
     )
@@ -123,6 +132,7 @@ def _method(message: me.Method) -> nf.Method:
             message.preset or "default",
             inverse=_choice(INVERSES, message.inverse, "method.inverse"),
             rows=_choice(ROWS, message.rows, "method.rows"),
+            weighting=_choice(WEIGHTINGS, message.weighting, "method.weighting"),
             anchor=_choice(ANCHORS, message.anchor, "method.anchor"),
             abandon=abandon,
             **single,

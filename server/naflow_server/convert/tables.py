@@ -42,6 +42,7 @@ ANCHORS = {
     me.ANCHOR_ACTIVATION: "activation",
     me.ANCHOR_SIGNED: "signed",
 }
+WEIGHTINGS = {me.WEIGHTING_SCALED: "scaled", me.WEIGHTING_PLAIN: "plain"}
 ABANDONMENTS = {
     me.ABANDONMENT_RULE_ZERO_GRADIENT: "zero-gradient",
     me.ABANDONMENT_RULE_MASS: "mass",

@@ -233,6 +233,7 @@ class Engine:
         input_shapes: Mapping[str, Sequence[int]] | None = None,
         output: str | None = None,
         top_feature_map: str | None = None,
+        explained_input: str | None = None,
     ) -> nf.CoverageReport:
         """What would happen to a model.
 
@@ -246,6 +247,7 @@ class Engine:
                 input_shapes=input_shapes,
                 output=output,
                 top_feature_map=top_feature_map,
+                explained_input=explained_input,
             )
         except nf.NaflowError as error:
             raise failures.from_core(error) from error
@@ -367,6 +369,7 @@ def _batch_key(request: ExplainRequest, loaded: LoadedVersion) -> tuple[Hashable
         request.method,
         request.output,
         request.top_feature_map,
+        request.explained_input,
         request.layers,
     )
 

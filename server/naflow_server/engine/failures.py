@@ -17,7 +17,7 @@ def from_core(error: nf.NaflowError, request: ExplainRequest | None = None) -> E
     elif isinstance(error, nf.ModelError):
         code = Code.FAILED_PRECONDITION
     elif isinstance(error, nf.AnalysisError):
-        field = _named(request)
+        field = _named(request, error.message)
         code = Code.INVALID_ARGUMENT if field else Code.FAILED_PRECONDITION
     elif isinstance(error, nf.InputError | nf.NumericalError):
         code, field = Code.INVALID_ARGUMENT, "inputs"
@@ -29,10 +29,12 @@ def from_core(error: nf.NaflowError, request: ExplainRequest | None = None) -> E
     return EngineError(code, error.message, hint=error.hint, field=field, reason=error.code)
 
 
-def _named(request: ExplainRequest | None) -> str | None:
+def _named(request: ExplainRequest | None, message: str) -> str | None:
     """Which field can be the reason that a tensor was not found."""
     if request is None:
         return None
+    if request.explained_input is not None and message.startswith(f"input {request.explained_input!r}"):
+        return "explained_input"
     if request.top_feature_map is not None:
         return "top_feature_map"
     if request.layers not in ("blocks", "spine", "nodes"):

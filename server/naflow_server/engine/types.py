@@ -120,6 +120,7 @@ class ExplainRequest:
         layers: "blocks", "spine", "nodes", a tensor name or several.
         output: which graph output; needed when there are several.
         top_feature_map: name of t_K; found by analysis when None.
+        explained_input: which of several inputs the flows lead to; found by analysis when None.
         request_id: for logs.
         deadline: `time.monotonic()` seconds after which the result is of no use, or None.
         trace: span that the spans of the work are put under, or None.
@@ -133,6 +134,7 @@ class ExplainRequest:
     layers: str | tuple[str, ...] = "blocks"
     output: str | None = None
     top_feature_map: str | None = None
+    explained_input: str | None = None
     request_id: str = ""
     deadline: float | None = None
     trace: Trace | None = field(default=None, compare=False, repr=False)

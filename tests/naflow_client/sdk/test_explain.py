@@ -65,6 +65,7 @@ def test_everything_arrives_as_sent(driver: Any, server: Server, chunk: int, pic
     assert head.method == {
         "inverse": "least-squares",
         "rows": "retained",
+        "weighting": "scaled",  # of a server from before there was another
         "abandon": "mass:0.95",
         "feasible": True,
         "anchor": "origin",

@@ -90,9 +90,10 @@ def test_inspect(driver: Any, server: Server) -> None:
         explanation_pb2.InspectModelResponse(model_name=MODEL, model_version="2", report=report)
     )
     servicer.requests.clear()
-    got = driver.call(target, "inspect", MODEL, version="2", input_shapes={"x": (1, 3, 8)}, output="y")
+    names = {"output": "y", "explained_input": "x"}
+    got = driver.call(target, "inspect", MODEL, version="2", input_shapes={"x": (1, 3, 8)}, **names)
     request = servicer.requests[0]
-    assert (request.model_version, request.output) == ("2", "y")
+    assert (request.model_version, request.output, request.explained_input) == ("2", "y", "x")
     assert list(request.input_shapes["x"].dims) == [1, 3, 8]
     assert (got.model, got.version, got.explainable, got.opsets) == (MODEL, "2", True, {"": 20})
     assert got.inputs == (
@@ -143,6 +144,7 @@ def test_options_arrive() -> None:
         preset="paper",
         inverse="activation",
         rows="active",
+        weighting="plain",
         abandon="mass-each:0.9",
         feasible=False,
         anchor="signed",
@@ -151,12 +153,14 @@ def test_options_arrive() -> None:
         max_iterations=3,
         output="y",
         top_feature_map="t",
+        explained_input="x",
         top_k=np.int64(2),  # type: ignore[arg-type]
         request_id="me",
         reference_prediction=True,
     )
     request = requests.explain_request(MODEL, {"x": X}, options)
     assert (request.model_version, request.output, request.top_feature_map) == ("7", "y", "t")
+    assert request.explained_input == "x"
     assert (request.top_k, request.request_id, request.reference_prediction) == (2, "me", True)
     assert request.target.class_target.class_name == "cat"
     assert list(request.target.class_target.labels) == ["dog", "cat"]
@@ -165,6 +169,7 @@ def test_options_arrive() -> None:
         preset="paper",
         inverse=method_pb2.INVERSE_ACTIVATION,
         rows=method_pb2.ROWS_ACTIVE,
+        weighting=method_pb2.WEIGHTING_PLAIN,
         abandonment=method_pb2.Abandonment(rule=method_pb2.ABANDONMENT_RULE_MASS_EACH, mass=0.9),
         feasible=False,
         anchor=method_pb2.ANCHOR_SIGNED,
@@ -195,6 +200,7 @@ def test_tensors_travel_little_endian_and_in_rows(dtype: str) -> None:
     [
         ({"inverse": "magic"}, "inverse 'magic'"),
         ({"rows": ""}, "rows ''"),
+        ({"weighting": "heavy"}, "weighting 'heavy'"),
         ({"abandon": "mass:much"}, "abandon"),
         ({"abandon": "unspecified"}, "abandon"),
         ({"damping": float("nan")}, "damping"),

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 import naflow_core as nf
 from support.blocks import Net
-from support.onnx_graphs import make_model
+from support.two_inputs import siamese
 
 SIZE = 8
 
@@ -226,18 +226,8 @@ def test_statistics_over_the_batch_keep_pictures_apart():
 
 
 def test_the_user_may_choose_between_inputs():
-    net = Net()
-    net.conv("x", "cx", 3, 4)
-    net.add("Relu", ["cx"], "rx")
-    net.add("Conv", ["z", "w_cx", "b_cx"], "cz", pads=[1] * 4)
-    net.add("Relu", ["cz"], "rz")
-    net.add("Sub", ["rx", "rz"], "apart")
-    net.add("Abs", ["apart"], "distance")
-    net.add("GlobalAveragePool", ["distance"], "g")
-    net.add("Flatten", ["g"], "f")
-    net.dense("f", "y", 4, 2)
     shape = (1, 3, SIZE, SIZE)
-    model = nf.load(make_model(net.nodes, {"x": shape, "z": shape}, constants=net.constants))
+    model = nf.load(siamese(SIZE))
     first, second = (model.inspect(explained_input=name).plan.spine for name in ("x", "z"))
     assert model.inspect().plan.spine == first == ("x", "cx", "rx", "apart", "distance")
     assert second == ("z", "cz", "rz", "apart", "distance")

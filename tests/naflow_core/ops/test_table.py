@@ -42,10 +42,12 @@ def test_duplicates_are_refused_and_versions_found() -> None:
 def test_a_miss_says_so() -> None:
     with pytest.raises(Refusal, match=r"no operator ai\.onnx:Convolve is registered"):
         REGISTRY.find("Convolve", 18)
-    line = r"@nf\.ops\.register\(\"Twist\", domain='my\.ops', since=3\) would add it"
+    line = r"@nf\.ops\.register\(\"Twist\", domain=\"my\.ops\", since=3\) would add it"
     with pytest.raises(Refusal, match=line):
         REGISTRY.find("Twist", 3, "my.ops")
-    with pytest.raises(Refusal, match="it draws random numbers"):
+    with pytest.raises(
+        Refusal, match=r"draws random numbers.*register\(\"RandomNormalLike\", since=18\) would"
+    ):
         REGISTRY.find("RandomNormalLike", 18)
     with pytest.raises(Refusal, match="at optimisation level 'extended'"):
         REGISTRY.find("Conv", 1, "com.microsoft.nchwc")

@@ -18,7 +18,7 @@ import naflow_core as nf
 from naflow_core.targets.aim import Weighing
 from naflow_core.targets.metrics import measure, pairwise
 from support.embedding_networks import MAPS, TOP, VECTORS, embedding_network, pictures
-from support.finite_differences import aimed, check_against_differences, close
+from support.finite_differences import aimed, check_against_differences, close, head_of, slopes
 
 DIGITS = Path(__file__).resolve().parents[3] / "examples" / "contrastive_digits" / "contrastive_digits.onnx"
 METRICS = ("cosine", "dot", "euclidean")
@@ -76,6 +76,28 @@ def test_local_descriptors_against_plain_numpy(head: str) -> None:
         contributions = (descriptors[:, None] * pool[nearest]).mean(axis=(0, 1))
         np.testing.assert_allclose(aim.similarity.contributions[i], contributions, atol=1e-5)
         np.testing.assert_allclose(aim.similarity.score[i], contributions.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", MAPS)
+def test_the_gradient_of_local_descriptors_matches_finite_differences(head: str) -> None:
+    model, proto = network(head)
+    references = model.embed(pictures(3, seed=1))
+    target = nf.SimilarityTarget(references, "image-to-class", coefficients="gradient")
+    _, t, G, explanation = aimed(model, pictures(2), target)
+    embed = head_of(proto, explanation.plan.top, explanation.plan.head.output)
+    pool = unit_rows(np.moveaxis(references, 1, -1).reshape(-1, references.shape[1]).astype(np.float64))
+
+    def score(top: np.ndarray) -> np.ndarray:
+        each = [unit_rows(e.reshape(len(e), -1).T) @ pool.T for e in embed(top)]
+        return np.array([np.sort(table, axis=1)[:, -3:].mean() for table in each])
+
+    directions = np.random.default_rng(3).normal(size=(4, *t.shape)) * np.abs(t)
+    measured = slopes(score, t, directions, 2e-3)
+    close(np.einsum("d...,...->d...", directions, G).reshape(4, len(t), -1).sum(axis=2), measured)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def logits_like(metric: str) -> onnx.ModelProto:

@@ -134,6 +134,7 @@ def test_one_after_the_other_only_equal_numbers_of_pictures_are_joined(root: Pat
         {"layers": "blocks"},
         {"method": nf.Method(damping=0.1)},
         {"top_feature_map": "b"},
+        {"explained_input": "x"},
         {"model": "two"},
         {"model": "fixed"},
     ],

@@ -88,6 +88,7 @@ def test_a_stream_equals_the_core_bit_for_bit(root: Path) -> None:
         ({"layers": ("nowhere",)}, Code.INVALID_ARGUMENT, "layers"),
         ({"layers": ()}, Code.INVALID_ARGUMENT, "layers"),
         ({"top_feature_map": "nowhere"}, Code.INVALID_ARGUMENT, "top_feature_map"),
+        ({"explained_input": "nowhere"}, Code.INVALID_ARGUMENT, "explained_input"),
         ({"output": "nowhere"}, Code.INVALID_ARGUMENT, "output"),
         ({"deadline": 0.0}, Code.DEADLINE_EXCEEDED, None),
     ],

@@ -33,6 +33,7 @@ FLOATS = {
     tensor_pb2.DATA_TYPE_FLOAT16: "float16",
     tensor_pb2.DATA_TYPE_DOUBLE: "float64",
 }
+SCALED = method_pb2.WEIGHTING_SCALED
 CODES = {name: code for code, name in FLOATS.items()}
 
 Item = Header | Flow | LayerFailure | Progress | Summary
@@ -230,6 +231,8 @@ def method_options(message: method_pb2.Method) -> dict[str, Any]:
     return {
         "inverse": _name(method_pb2.Inverse, "INVERSE", message.inverse),
         "rows": _name(method_pb2.Rows, "ROWS", message.rows),
+        # a server that knows no other weighting does not name it
+        "weighting": _name(method_pb2.Weighting, "WEIGHTING", message.weighting or SCALED),
         "abandon": rule if rule == "zero-gradient" else f"{rule}:{message.abandonment.mass!r}",
         "feasible": message.feasible,
         "anchor": _name(method_pb2.Anchor, "ANCHOR", message.anchor),

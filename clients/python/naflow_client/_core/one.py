@@ -48,7 +48,7 @@ def build(
         assert report is not None, "what the model takes is known where there are pictures"
         inputs = from_pictures(x, preprocess, report)
     else:
-        inputs = from_arrays(x)
+        inputs = from_arrays(x, options.explained_input)
     request = requests.explain_request(model, inputs.arrays, options)
     made = aim.made(report)
     if made is not None:

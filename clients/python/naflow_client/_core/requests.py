@@ -50,6 +50,7 @@ def explain_request(
         layers=layers(options.layers),
         output=options.output or "",
         top_feature_map=options.top_feature_map or "",
+        explained_input=options.explained_input or "",
         request_id=options.request_id,
         top_k=whole(options.top_k, "top_k", 0, 1000),
         reference_prediction=options.reference_prediction,
@@ -93,6 +94,8 @@ def method(options: ExplainOptions) -> method_pb2.Method:
         message.inverse = choice(method_pb2.Inverse, "INVERSE", "inverse", options.inverse)
     if options.rows is not None:
         message.rows = choice(method_pb2.Rows, "ROWS", "rows", options.rows)
+    if options.weighting is not None:
+        message.weighting = choice(method_pb2.Weighting, "WEIGHTING", "weighting", options.weighting)
     if options.anchor is not None:
         message.anchor = choice(method_pb2.Anchor, "ANCHOR", "anchor", options.anchor)
     if options.abandon is not None:
@@ -129,8 +132,9 @@ def inspect_request(
     model: str,
     version: str | None,
     input_shapes: Mapping[str, Sequence[int]],
-    output: str | None,
-    top_feature_map: str | None,
+    output: str | None = None,
+    top_feature_map: str | None = None,
+    explained_input: str | None = None,
 ) -> explanation_pb2.InspectModelRequest:
     """What would happen to a model."""
     shapes = {name: tensor_pb2.Shape(dims=list(shape)) for name, shape in input_shapes.items()}
@@ -140,6 +144,7 @@ def inspect_request(
         input_shapes=shapes,
         output=output or "",
         top_feature_map=top_feature_map or "",
+        explained_input=explained_input or "",
     )
 
 

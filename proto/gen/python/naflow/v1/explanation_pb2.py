@@ -29,7 +29,7 @@ from naflow.v1 import similarity_pb2 as naflow_dot_v1_dot_similarity__pb2
 from naflow.v1 import tensor_pb2 as naflow_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnaflow/v1/explanation.proto\x12\tnaflow.v1\x1a\x17google/rpc/status.proto\x1a\x16naflow/v1/method.proto\x1a\x1cnaflow/v1/model_report.proto\x1a\x1anaflow/v1/similarity.proto\x1a\x16naflow/v1/tensor.proto\"\x87\x03\n\x0e\x45xplainRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x35\n\x06inputs\x18\x03 \x03(\x0b\x32%.naflow.v1.ExplainRequest.InputsEntry\x12!\n\x06target\x18\x04 \x01(\x0b\x32\x11.naflow.v1.Target\x12!\n\x06method\x18\x05 \x01(\x0b\x32\x11.naflow.v1.Method\x12!\n\x06layers\x18\x06 \x01(\x0b\x32\x11.naflow.v1.Layers\x12\x0e\n\x06output\x18\x07 \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\r\n\x05top_k\x18\n \x01(\r\x12\x1c\n\x14reference_prediction\x18\x0b \x01(\x08\x1a@\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.naflow.v1.Tensor:\x02\x38\x01\"\x9d\x02\n\x0c\x45xplainEvent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x06header\x18\x02 \x01(\x0b\x32\x11.naflow.v1.HeaderH\x00\x12*\n\nlayer_flow\x18\x03 \x01(\x0b\x32\x14.naflow.v1.LayerFlowH\x00\x12!\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x10.naflow.v1.ChunkH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.naflow.v1.ProgressH\x00\x12,\n\x0blayer_error\x18\x06 \x01(\x0b\x32\x15.naflow.v1.LayerErrorH\x00\x12%\n\x07summary\x18\x07 \x01(\x0b\x32\x12.naflow.v1.SummaryH\x00\x42\x07\n\x05\x65vent\"\xf9\x01\n\x06Header\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12*\n\x0bpredictions\x18\x05 \x03(\x0b\x32\x15.naflow.v1.Prediction\x12$\n\x06layers\x18\x06 \x03(\x0b\x32\x14.naflow.v1.LayerInfo\x12\x14\n\x0ctotal_layers\x18\x07 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x08 \x01(\x04\x12!\n\x06method\x18\t \x01(\x0b\x32\x11.naflow.v1.Method\"\xe1\x01\n\nPrediction\x12#\n\x04\x62\x65st\x18\x01 \x03(\x0b\x32\x15.naflow.v1.ClassScore\x12%\n\x06target\x18\x02 \x01(\x0b\x32\x15.naflow.v1.ClassScore\x12\x14\n\x0ctarget_score\x18\x03 \x01(\x01\x12\x13\n\x0bsquashed_by\x18\x04 \x01(\t\x12\x31\n\treference\x18\x05 \x01(\x0b\x32\x1e.naflow.v1.ReferencePrediction\x12)\n\nsimilarity\x18\x06 \x01(\x0b\x32\x15.naflow.v1.Similarity\"f\n\x13ReferencePrediction\x12#\n\x04\x62\x65st\x18\x01 \x03(\x0b\x32\x15.naflow.v1.ClassScore\x12\x0e\n\x06scores\x18\x02 \x03(\x01\x12\x1a\n\x12largest_difference\x18\x03 \x01(\x01\"?\n\nClassScore\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\x03\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05label\x18\x03 \x01(\t\"]\n\tLayerInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x05\x64type\x18\x03 \x01(\x0e\x32\x13.naflow.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\"\xb0\x01\n\tLayerFlow\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x05\x64type\x18\x03 \x01(\x0e\x32\x13.naflow.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x11\n\tbyte_size\x18\x06 \x01(\x04\x12\x30\n\x0b\x64iagnostics\x18\x07 \x01(\x0b\x32\x1b.naflow.v1.LayerDiagnostics\"R\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x90\x01\n\x10LayerDiagnostics\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12/\n\x08pictures\x18\x06 \x03(\x0b\x32\x1d.naflow.v1.PictureDiagnostics\"\x8b\x01\n\x12PictureDiagnostics\x12\x19\n\x11retained_fraction\x18\x01 \x01(\x01\x12\x12\n\niterations\x18\x02 \x01(\r\x12\x19\n\x11relative_residual\x18\x03 \x01(\x01\x12\x11\n\tconverged\x18\x04 \x01(\x08\x12\x18\n\x10\x63onservation_gap\x18\x05 \x01(\x01\"^\n\x08Progress\x12\x13\n\x0blayers_done\x18\x01 \x01(\r\x12\x14\n\x0clayers_total\x18\x02 \x01(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\"O\n\nLayerError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\xe3\x01\n\x07Summary\x12\x13\n\x0blayers_sent\x18\x01 \x01(\r\x12\x15\n\rlayers_failed\x18\x02 \x01(\r\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x1a\n\x12\x66irst_flow_seconds\x18\x05 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x06 \x01(\x01\x12\x12\n\niterations\x18\x07 \x01(\x04\x12\x12\n\nbatch_size\x18\x08 \x01(\r\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\"\xf6\x01\n\x13InspectModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x45\n\x0cinput_shapes\x18\x03 \x03(\x0b\x32/.naflow.v1.InspectModelRequest.InputShapesEntry\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x05 \x01(\t\x1a\x44\n\x10InputShapesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.naflow.v1.Shape:\x02\x38\x01\"i\n\x14InspectModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12&\n\x06report\x18\x03 \x01(\x0b\x32\x16.naflow.v1.ModelReport2\xef\x01\n\x12\x45xplanationService\x12?\n\x07\x45xplain\x12\x19.naflow.v1.ExplainRequest\x1a\x17.naflow.v1.ExplainEvent0\x01\x12G\n\rExplainStream\x12\x19.naflow.v1.ExplainRequest\x1a\x17.naflow.v1.ExplainEvent(\x01\x30\x01\x12O\n\x0cInspectModel\x12\x1e.naflow.v1.InspectModelRequest\x1a\x1f.naflow.v1.InspectModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bnaflow/v1/explanation.proto\x12\tnaflow.v1\x1a\x17google/rpc/status.proto\x1a\x16naflow/v1/method.proto\x1a\x1cnaflow/v1/model_report.proto\x1a\x1anaflow/v1/similarity.proto\x1a\x16naflow/v1/tensor.proto\"\xa0\x03\n\x0e\x45xplainRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x35\n\x06inputs\x18\x03 \x03(\x0b\x32%.naflow.v1.ExplainRequest.InputsEntry\x12!\n\x06target\x18\x04 \x01(\x0b\x32\x11.naflow.v1.Target\x12!\n\x06method\x18\x05 \x01(\x0b\x32\x11.naflow.v1.Method\x12!\n\x06layers\x18\x06 \x01(\x0b\x32\x11.naflow.v1.Layers\x12\x0e\n\x06output\x18\x07 \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\r\n\x05top_k\x18\n \x01(\r\x12\x1c\n\x14reference_prediction\x18\x0b \x01(\x08\x12\x17\n\x0f\x65xplained_input\x18\x0c \x01(\t\x1a@\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.naflow.v1.Tensor:\x02\x38\x01\"\x9d\x02\n\x0c\x45xplainEvent\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x06header\x18\x02 \x01(\x0b\x32\x11.naflow.v1.HeaderH\x00\x12*\n\nlayer_flow\x18\x03 \x01(\x0b\x32\x14.naflow.v1.LayerFlowH\x00\x12!\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x10.naflow.v1.ChunkH\x00\x12\'\n\x08progress\x18\x05 \x01(\x0b\x32\x13.naflow.v1.ProgressH\x00\x12,\n\x0blayer_error\x18\x06 \x01(\x0b\x32\x15.naflow.v1.LayerErrorH\x00\x12%\n\x07summary\x18\x07 \x01(\x0b\x32\x12.naflow.v1.SummaryH\x00\x42\x07\n\x05\x65vent\"\xf9\x01\n\x06Header\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x03 \x01(\t\x12\x0e\n\x06output\x18\x04 \x01(\t\x12*\n\x0bpredictions\x18\x05 \x03(\x0b\x32\x15.naflow.v1.Prediction\x12$\n\x06layers\x18\x06 \x03(\x0b\x32\x14.naflow.v1.LayerInfo\x12\x14\n\x0ctotal_layers\x18\x07 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x08 \x01(\x04\x12!\n\x06method\x18\t \x01(\x0b\x32\x11.naflow.v1.Method\"\xe1\x01\n\nPrediction\x12#\n\x04\x62\x65st\x18\x01 \x03(\x0b\x32\x15.naflow.v1.ClassScore\x12%\n\x06target\x18\x02 \x01(\x0b\x32\x15.naflow.v1.ClassScore\x12\x14\n\x0ctarget_score\x18\x03 \x01(\x01\x12\x13\n\x0bsquashed_by\x18\x04 \x01(\t\x12\x31\n\treference\x18\x05 \x01(\x0b\x32\x1e.naflow.v1.ReferencePrediction\x12)\n\nsimilarity\x18\x06 \x01(\x0b\x32\x15.naflow.v1.Similarity\"f\n\x13ReferencePrediction\x12#\n\x04\x62\x65st\x18\x01 \x03(\x0b\x32\x15.naflow.v1.ClassScore\x12\x0e\n\x06scores\x18\x02 \x03(\x01\x12\x1a\n\x12largest_difference\x18\x03 \x01(\x01\"?\n\nClassScore\x12\x13\n\x0b\x63lass_index\x18\x01 \x01(\x03\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05label\x18\x03 \x01(\t\"]\n\tLayerInfo\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x05\x64type\x18\x03 \x01(\x0e\x32\x13.naflow.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\"\xb0\x01\n\tLayerFlow\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x05\x64type\x18\x03 \x01(\x0e\x32\x13.naflow.v1.DataType\x12\r\n\x05shape\x18\x04 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12\x11\n\tbyte_size\x18\x06 \x01(\x04\x12\x30\n\x0b\x64iagnostics\x18\x07 \x01(\x0b\x32\x1b.naflow.v1.LayerDiagnostics\"R\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\x0e\n\x06\x63rc32c\x18\x04 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x90\x01\n\x10LayerDiagnostics\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07op_type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\x12/\n\x08pictures\x18\x06 \x03(\x0b\x32\x1d.naflow.v1.PictureDiagnostics\"\x8b\x01\n\x12PictureDiagnostics\x12\x19\n\x11retained_fraction\x18\x01 \x01(\x01\x12\x12\n\niterations\x18\x02 \x01(\r\x12\x19\n\x11relative_residual\x18\x03 \x01(\x01\x12\x11\n\tconverged\x18\x04 \x01(\x08\x12\x18\n\x10\x63onservation_gap\x18\x05 \x01(\x01\"^\n\x08Progress\x12\x13\n\x0blayers_done\x18\x01 \x01(\r\x12\x14\n\x0clayers_total\x18\x02 \x01(\r\x12\x0e\n\x06tensor\x18\x03 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x04 \x01(\x01\"O\n\nLayerError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"\xe3\x01\n\x07Summary\x12\x13\n\x0blayers_sent\x18\x01 \x01(\r\x12\x15\n\rlayers_failed\x18\x02 \x01(\r\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63ompute_seconds\x18\x04 \x01(\x01\x12\x1a\n\x12\x66irst_flow_seconds\x18\x05 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x06 \x01(\x01\x12\x12\n\niterations\x18\x07 \x01(\x04\x12\x12\n\nbatch_size\x18\x08 \x01(\r\x12!\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.Status\"\x8f\x02\n\x13InspectModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x45\n\x0cinput_shapes\x18\x03 \x03(\x0b\x32/.naflow.v1.InspectModelRequest.InputShapesEntry\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\x17\n\x0ftop_feature_map\x18\x05 \x01(\t\x12\x17\n\x0f\x65xplained_input\x18\x06 \x01(\t\x1a\x44\n\x10InputShapesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.naflow.v1.Shape:\x02\x38\x01\"i\n\x14InspectModelResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12&\n\x06report\x18\x03 \x01(\x0b\x32\x16.naflow.v1.ModelReport2\xef\x01\n\x12\x45xplanationService\x12?\n\x07\x45xplain\x12\x19.naflow.v1.ExplainRequest\x1a\x17.naflow.v1.ExplainEvent0\x01\x12G\n\rExplainStream\x12\x19.naflow.v1.ExplainRequest\x1a\x17.naflow.v1.ExplainEvent(\x01\x30\x01\x12O\n\x0cInspectModel\x12\x1e.naflow.v1.InspectModelRequest\x1a\x1f.naflow.v1.InspectModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,41 +41,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._loaded_options = None
   _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._serialized_options = b'8\001'
   _globals['_EXPLAINREQUEST']._serialized_start=174
-  _globals['_EXPLAINREQUEST']._serialized_end=565
-  _globals['_EXPLAINREQUEST_INPUTSENTRY']._serialized_start=501
-  _globals['_EXPLAINREQUEST_INPUTSENTRY']._serialized_end=565
-  _globals['_EXPLAINEVENT']._serialized_start=568
-  _globals['_EXPLAINEVENT']._serialized_end=853
-  _globals['_HEADER']._serialized_start=856
-  _globals['_HEADER']._serialized_end=1105
-  _globals['_PREDICTION']._serialized_start=1108
-  _globals['_PREDICTION']._serialized_end=1333
-  _globals['_REFERENCEPREDICTION']._serialized_start=1335
-  _globals['_REFERENCEPREDICTION']._serialized_end=1437
-  _globals['_CLASSSCORE']._serialized_start=1439
-  _globals['_CLASSSCORE']._serialized_end=1502
-  _globals['_LAYERINFO']._serialized_start=1504
-  _globals['_LAYERINFO']._serialized_end=1597
-  _globals['_LAYERFLOW']._serialized_start=1600
-  _globals['_LAYERFLOW']._serialized_end=1776
-  _globals['_CHUNK']._serialized_start=1778
-  _globals['_CHUNK']._serialized_end=1860
-  _globals['_LAYERDIAGNOSTICS']._serialized_start=1863
-  _globals['_LAYERDIAGNOSTICS']._serialized_end=2007
-  _globals['_PICTUREDIAGNOSTICS']._serialized_start=2010
-  _globals['_PICTUREDIAGNOSTICS']._serialized_end=2149
-  _globals['_PROGRESS']._serialized_start=2151
-  _globals['_PROGRESS']._serialized_end=2245
-  _globals['_LAYERERROR']._serialized_start=2247
-  _globals['_LAYERERROR']._serialized_end=2326
-  _globals['_SUMMARY']._serialized_start=2329
-  _globals['_SUMMARY']._serialized_end=2556
-  _globals['_INSPECTMODELREQUEST']._serialized_start=2559
-  _globals['_INSPECTMODELREQUEST']._serialized_end=2805
-  _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._serialized_start=2737
-  _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._serialized_end=2805
-  _globals['_INSPECTMODELRESPONSE']._serialized_start=2807
-  _globals['_INSPECTMODELRESPONSE']._serialized_end=2912
-  _globals['_EXPLANATIONSERVICE']._serialized_start=2915
-  _globals['_EXPLANATIONSERVICE']._serialized_end=3154
+  _globals['_EXPLAINREQUEST']._serialized_end=590
+  _globals['_EXPLAINREQUEST_INPUTSENTRY']._serialized_start=526
+  _globals['_EXPLAINREQUEST_INPUTSENTRY']._serialized_end=590
+  _globals['_EXPLAINEVENT']._serialized_start=593
+  _globals['_EXPLAINEVENT']._serialized_end=878
+  _globals['_HEADER']._serialized_start=881
+  _globals['_HEADER']._serialized_end=1130
+  _globals['_PREDICTION']._serialized_start=1133
+  _globals['_PREDICTION']._serialized_end=1358
+  _globals['_REFERENCEPREDICTION']._serialized_start=1360
+  _globals['_REFERENCEPREDICTION']._serialized_end=1462
+  _globals['_CLASSSCORE']._serialized_start=1464
+  _globals['_CLASSSCORE']._serialized_end=1527
+  _globals['_LAYERINFO']._serialized_start=1529
+  _globals['_LAYERINFO']._serialized_end=1622
+  _globals['_LAYERFLOW']._serialized_start=1625
+  _globals['_LAYERFLOW']._serialized_end=1801
+  _globals['_CHUNK']._serialized_start=1803
+  _globals['_CHUNK']._serialized_end=1885
+  _globals['_LAYERDIAGNOSTICS']._serialized_start=1888
+  _globals['_LAYERDIAGNOSTICS']._serialized_end=2032
+  _globals['_PICTUREDIAGNOSTICS']._serialized_start=2035
+  _globals['_PICTUREDIAGNOSTICS']._serialized_end=2174
+  _globals['_PROGRESS']._serialized_start=2176
+  _globals['_PROGRESS']._serialized_end=2270
+  _globals['_LAYERERROR']._serialized_start=2272
+  _globals['_LAYERERROR']._serialized_end=2351
+  _globals['_SUMMARY']._serialized_start=2354
+  _globals['_SUMMARY']._serialized_end=2581
+  _globals['_INSPECTMODELREQUEST']._serialized_start=2584
+  _globals['_INSPECTMODELREQUEST']._serialized_end=2855
+  _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._serialized_start=2787
+  _globals['_INSPECTMODELREQUEST_INPUTSHAPESENTRY']._serialized_end=2855
+  _globals['_INSPECTMODELRESPONSE']._serialized_start=2857
+  _globals['_INSPECTMODELRESPONSE']._serialized_end=2962
+  _globals['_EXPLANATIONSERVICE']._serialized_start=2965
+  _globals['_EXPLANATIONSERVICE']._serialized_end=3204
 # @@protoc_insertion_point(module_scope)

@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k", "reference_prediction")
+    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k", "reference_prediction", "explained_input")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +31,7 @@ class ExplainRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_INPUT_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     inputs: _containers.MessageMap[str, _tensor_pb2.Tensor]
@@ -42,7 +43,8 @@ class ExplainRequest(_message.Message):
     request_id: str
     top_k: int
     reference_prediction: bool
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., reference_prediction: bool = ...) -> None: ...
+    explained_input: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., reference_prediction: bool = ..., explained_input: _Optional[str] = ...) -> None: ...
 
 class ExplainEvent(_message.Message):
     __slots__ = ("request_id", "header", "layer_flow", "chunk", "progress", "layer_error", "summary")
@@ -239,7 +241,7 @@ class Summary(_message.Message):
     def __init__(self, layers_sent: _Optional[int] = ..., layers_failed: _Optional[int] = ..., queue_seconds: _Optional[float] = ..., compute_seconds: _Optional[float] = ..., first_flow_seconds: _Optional[float] = ..., total_seconds: _Optional[float] = ..., iterations: _Optional[int] = ..., batch_size: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class InspectModelRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "input_shapes", "output", "top_feature_map")
+    __slots__ = ("model_name", "model_version", "input_shapes", "output", "top_feature_map", "explained_input")
     class InputShapesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -252,12 +254,14 @@ class InspectModelRequest(_message.Message):
     INPUT_SHAPES_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     TOP_FEATURE_MAP_FIELD_NUMBER: _ClassVar[int]
+    EXPLAINED_INPUT_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     input_shapes: _containers.MessageMap[str, _tensor_pb2.Shape]
     output: str
     top_feature_map: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input_shapes: _Optional[_Mapping[str, _tensor_pb2.Shape]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ...) -> None: ...
+    explained_input: str
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., input_shapes: _Optional[_Mapping[str, _tensor_pb2.Shape]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., explained_input: _Optional[str] = ...) -> None: ...
 
 class InspectModelResponse(_message.Message):
     __slots__ = ("model_name", "model_version", "report")

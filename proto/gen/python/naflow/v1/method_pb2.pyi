@@ -35,6 +35,12 @@ class Anchor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANCHOR_ACTIVATION: _ClassVar[Anchor]
     ANCHOR_SIGNED: _ClassVar[Anchor]
 
+class Weighting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WEIGHTING_UNSPECIFIED: _ClassVar[Weighting]
+    WEIGHTING_SCALED: _ClassVar[Weighting]
+    WEIGHTING_PLAIN: _ClassVar[Weighting]
+
 class AbandonmentRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ABANDONMENT_RULE_UNSPECIFIED: _ClassVar[AbandonmentRule]
@@ -56,6 +62,9 @@ ANCHOR_UNSPECIFIED: Anchor
 ANCHOR_ORIGIN: Anchor
 ANCHOR_ACTIVATION: Anchor
 ANCHOR_SIGNED: Anchor
+WEIGHTING_UNSPECIFIED: Weighting
+WEIGHTING_SCALED: Weighting
+WEIGHTING_PLAIN: Weighting
 ABANDONMENT_RULE_UNSPECIFIED: AbandonmentRule
 ABANDONMENT_RULE_ZERO_GRADIENT: AbandonmentRule
 ABANDONMENT_RULE_MASS: AbandonmentRule
@@ -100,7 +109,7 @@ class Abandonment(_message.Message):
     def __init__(self, rule: _Optional[_Union[AbandonmentRule, str]] = ..., mass: _Optional[float] = ...) -> None: ...
 
 class Method(_message.Message):
-    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations")
+    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations", "weighting")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     INVERSE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +119,7 @@ class Method(_message.Message):
     DAMPING_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTING_FIELD_NUMBER: _ClassVar[int]
     preset: str
     inverse: Inverse
     rows: Rows
@@ -119,4 +129,5 @@ class Method(_message.Message):
     damping: float
     tolerance: float
     max_iterations: int
-    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ...) -> None: ...
+    weighting: Weighting
+    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ..., weighting: _Optional[_Union[Weighting, str]] = ...) -> None: ...

@@ -1,0 +1,53 @@
+"""What a caller gives as input: checked against the declaration, and as programs take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from naflow_core.errors import InputError
+from naflow_core.model.graph import TensorSpec
+
+
+def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
+    """One input as an array of the declared type.
+
+    Raises:
+        InputError: wrong rank, size or type, or values that are not finite.
+    """
+    array = np.asarray(value)
+    declared = None if spec.shape is None else ["?" if d is None else d for d in spec.shape]
+    floating = spec.dtype in {"float", "float16", "double", "bfloat16"}
+    if floating and array.dtype.kind != "f":
+        raise InputError(
+            f"input {spec.name!r} has type {array.dtype}, the model takes float32",
+            hint="convert with .astype('float32') after preprocessing",
+        )
+    if not floating and array.dtype != np.dtype(spec.dtype):
+        raise InputError(f"input {spec.name!r} has type {array.dtype}, the model takes {spec.dtype}")
+    fits = declared is None or (
+        array.ndim == len(declared)
+        and all(
+            not isinstance(d, int) or axis == 0 or d == n
+            for axis, (d, n) in enumerate(zip(declared, array.shape, strict=True))
+        )
+    )
+    if not fits or array.ndim == 0:
+        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {declared}")
+    if array.size == 0:
+        raise InputError(f"input {spec.name!r} is empty: shape {list(array.shape)}")
+    if floating:
+        array = np.ascontiguousarray(array, np.float32)
+        bad = array.size - int(np.isfinite(array).sum())
+        if bad:
+            raise InputError(f"input {spec.name!r} has {bad} values that are nan or infinite")
+    return array
+
+
+def device_value(array: np.ndarray) -> Any:
+    """An input as the program takes it: integers of 8 and 16 bits in float32, wider ones in int32."""
+    if array.dtype.kind in "iu":
+        return jnp.asarray(array.astype(np.float32 if array.dtype.itemsize < 4 else np.int32))
+    return jnp.asarray(array)
