@@ -23,8 +23,10 @@ class Abandonment:
     Attributes:
         rule: "zero-gradient" (the paper's); "mass": the set is chosen wherever neurons are mixed (at the
             input of a convolution, pooling or composite), and one-to-one layers in between keep it;
-            "soft-mass": the same with a soft edge, where neurons take part in proportion; "mass-each": it is chosen anew at every tensor, so that each Relu, normalisation or transpose
-            abandons some more and the maps depend on how the network was exported.
+            "soft-mass": the same with a soft edge, where neurons take part in proportion, so that weights
+            that differ in their last digits give nearly the same maps; "mass-each": the set is chosen anew at
+            every tensor, so that each Relu, normalisation or transpose abandons some more and the maps depend
+            on how the network was exported.
         mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries.
     """
 
@@ -56,7 +58,8 @@ class Abandonment:
         except ValueError:
             pass
         raise OptionError(
-            f"--abandon {text!r} is not understood", hint="use zero-gradient, mass:RHO or soft-mass:RHO, e.g. soft-mass:0.9"
+            f"--abandon {text!r} is not understood",
+            hint="use zero-gradient, mass:RHO or soft-mass:RHO, e.g. soft-mass:0.9",
         )
 
     def __str__(self) -> str:
