@@ -101,7 +101,7 @@ def test_the_soft_set_ramps_over_the_edge_of_the_hard_one(seed, levels, mass):
 
 def test_soft_shares_change_as_little_as_the_contributions_do():
     generator = np.random.default_rng(6)
-    activation = generator.lognormal(0, 2, (1, 8, 20, 20)).astype(np.float32)
+    activation = generator.lognormal(0, 2, (1, 64, 40, 40)).astype(np.float32)
     nearly = activation * (1 + 5e-4 * generator.uniform(-1, 1, activation.shape)).astype(np.float32)
     ones = np.ones_like(activation)
     assert (np.asarray(retained(activation, ones, 0.9)) != np.asarray(retained(nearly, ones, 0.9))).any()
