@@ -52,7 +52,7 @@ def soft_contribution_mass(activation: Array, coefficients: Array, mass: Array |
     least = _least(contribution, mass)
     above = jnp.where(contribution > 0, contribution / jnp.where(least > 0, least, 1), 0)
     ramp = jnp.log(jnp.maximum(above, 1 / EDGE)) / jnp.log(EDGE)
-    return jnp.clip((ramp + 1) / 2, 0, 1)
+    return jnp.where(above > 1 / EDGE, jnp.clip((ramp + 1) / 2, 0, 1), 0)
 
 
 def _contribution(activation: Array, coefficients: Array) -> Array:

@@ -95,6 +95,7 @@ def test_the_soft_set_ramps_over_the_edge_of_the_hard_one(seed, levels, mass):
         least = contribution[hard].min()
         place = np.log(np.where(contribution > 0, contribution, 1e-30) / least) / np.log(EDGE)
         np.testing.assert_allclose(share, np.clip((place + 1) / 2, 0, 1), atol=1e-5)
+        assert not share[place < -1 - 1e-5].any()
         assert (share[hard] >= 0.5 - 1e-6).all()
         assert (share[~hard] < 0.5 + 1e-6).all()
 
