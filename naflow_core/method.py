@@ -83,8 +83,8 @@ class Method:
     """
 
     inverse: Inverse = "least-squares"
-    rows: Rows = "retained"
-    abandon: Abandonment = Abandonment("mass", 0.95)
+    rows: Rows = "active"
+    abandon: Abandonment = Abandonment("soft-mass", 0.9)
     feasible: bool = True
     anchor: Anchor = "origin"
     damping: float = 0.3
@@ -143,8 +143,12 @@ class Method:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
-    "paper": Method(abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
+    "paper": Method(rows="retained", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
     "published-code": Method(
-        inverse="activation", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0
+        inverse="activation",
+        rows="retained",
+        abandon=Abandonment("zero-gradient"),
+        feasible=False,
+        damping=0.0,
     ),
 }

@@ -23,7 +23,7 @@ class ExplainOptions:
         preset: "default", "paper" or "published-code".
         inverse: "least-squares" or "activation".
         rows: equations that a solve keeps: "retained", "active" or "all".
-        abandon: "zero-gradient", "mass:RHO" or "mass-each:RHO".
+        abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO" or "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
         anchor: "origin", "activation" or "signed".
         damping: Tikhonov parameter, >= 0.
