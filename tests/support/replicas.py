@@ -175,7 +175,7 @@ def smallest_set(contribution: np.ndarray, mass: float) -> np.ndarray:
 
 
 def soft_set(contribution: np.ndarray, mass: float) -> np.ndarray:
-    """Shares 0 to 1 of one picture: a ramp in the logarithm, from half to twice the least of `smallest_set`."""
+    """Shares 0 to 1 of one picture: a ramp in the logarithm around the least of `smallest_set`."""
     hard = smallest_set(contribution, mass)
     if not hard.any():
         return np.zeros(contribution.shape)

@@ -167,7 +167,9 @@ def explain(
     preset: Annotated[str, typer.Option(help="default, paper or published-code.")] = "default",
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
-    abandon: Annotated[str | None, typer.Option(help="zero-gradient, mass:RHO, soft-mass:RHO or mass-each:RHO.")] = None,
+    abandon: Annotated[
+        str | None, typer.Option(help="zero-gradient, or mass, soft-mass or mass-each with :RHO.")
+    ] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
     ] = None,
