@@ -168,7 +168,7 @@ def explain(
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
     abandon: Annotated[
-        str | None, typer.Option(help="zero-gradient, or mass, soft-mass or mass-each with :RHO.")
+        str | None, typer.Option(help="zero-gradient, or [soft-]mass:RHO, or mass-each:RHO.")
     ] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
