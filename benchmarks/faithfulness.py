@@ -22,7 +22,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,7 @@ import numpy as np
 from service_process import machine
 
 import naflow_core as nf
-from naflow_cli.compilation import use_compilation_cache
-from naflow_cli.truth import Truth
-from naflow_cli.views import read_views
+from naflow_client import Preprocessing, load_picture
 from naflow_core.evaluate import Evaluation, Picture, rivals
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +62,11 @@ def options() -> dict[str, nf.Method]:
         add(f"activation, {rule}", inverse="activation", abandon=rule)
         add(f"retained, {rule}", rows="retained", abandon=rule)
         add(f"active, {rule}", rows="active", abandon=rule)
-    for rule in ("mass:0.98", "mass:0.95"):
+    for rule in ("soft-mass:0.98", "soft-mass:0.95", "soft-mass:0.9", "soft-mass:0.8"):
+        add(f"retained, {rule}", rows="retained", abandon=rule)
+        add(f"active, {rule}", rows="active", abandon=rule)
+    add("activation, soft-mass:0.9", inverse="activation", abandon="soft-mass:0.9")
+    for rule in ("mass:0.98", "mass:0.95", "soft-mass:0.9"):
         add(f"all, {rule}", rows="all", abandon=rule)
     for rule in ("zero-gradient", "mass:0.95"):
         add(f"retained, unbounded, {rule}", rows="retained", feasible=False, abandon=rule)
@@ -107,22 +109,25 @@ def photographs(zoo: Path, name: str, count: int | None) -> Case:
     boxed = {Path(e["path"]).name: e for e in entries if e["boxes_xyxy"]}
     shift = 1 if "background" in facts.get("labels", "") else 0
     named = facts["task"] == "imagenet"
+    recipe = Preprocessing.from_dict({key: facts[key] for key in RECIPE if key in facts})
     model = nf.load(path)
-    recipe = json.dumps({key: facts[key] for key in RECIPE if key in facts})
-    truth = {file: Truth((), tuple(map(tuple, e["boxes_xyxy"]))) for file, e in boxed.items()}
-    files = [zoo / "images" / file for file in sorted(boxed)][:count]
-    views = read_views(model, files, truth, _file(recipe), stability=False)
-    classes = {file: [k + shift for k in e["imagenet_labels"]] if named else () for file, e in boxed.items()}
-    pictures = (replace(p, classes=tuple(classes[p.name])) for p in views.pictures if p.boxes)
+    shape: Any = model.inputs[0].shape
+    pictures = []
+    for file in sorted(boxed)[:count]:
+        prepared = recipe.apply(load_picture(zoo / "images" / file), shape)
+        boxes = [seen for box in boxed[file]["boxes_xyxy"] if (seen := _share(box, prepared.box)) is not None]
+        classes = [k + shift for k in boxed[file]["imagenet_labels"]] if named else ()
+        if boxes:
+            pictures.append(Picture(file, prepared.array, classes, boxes))
     return Case(name, model, tuple(pictures))
 
 
-def _file(recipe: str) -> str:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        file.write(recipe)
-    return file.name
+def _share(box: Sequence[float], view: Sequence[float]) -> tuple[float, float, float, float] | None:
+    """A box in pixels as shares of the part that the model sees; None outside of it."""
+    ends = np.array(box, float).reshape(2, 2)
+    low, high = np.array(view, float).reshape(2, 2)
+    (left, top), (right, bottom) = np.clip((ends - low) / (high - low), 0, 1).tolist()
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def measure(case: Case, methods: Sequence[Any], against: str, folder: Path) -> dict[str, Any]:
@@ -169,7 +174,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "faithfulness")
     given = parser.parse_args()
-    use_compilation_cache()
     names = given.networks or (DIGITS, *(REAL if given.zoo else ()))
     if given.zoo is None and set(names) & set(REAL):
         raise SystemExit("the real networks are in --zoo FOLDER")

@@ -150,16 +150,11 @@ def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--zoo", type=Path)
-    parser.add_argument("--out", type=Path, default=IMAGES)
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    if given.zoo is not None:
-        pictures = {f"{name}.png": photographs(given.zoo, name, files) for name, files in REAL.items()}
+def main(zoo: Path | None = None, out: Path = IMAGES) -> None:
+    """Draw the sheets of the documentation, or those of a folder of trained networks."""
+    out.mkdir(parents=True, exist_ok=True)
+    if zoo is not None:
+        pictures = {f"{name}.png": photographs(zoo, name, files) for name, files in REAL.items()}
     else:
         model = nf.load(DEMO / "digits_in_clutter.onnx")
         pictures = {
@@ -169,8 +164,13 @@ def main() -> None:
             "two_digits.png": two_digits(model),
         }
     for name, rows in pictures.items():
-        grid(rows).save(given.out / name, optimize=True)
+        grid(rows).save(out / name, optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zoo", type=Path)
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    main(**vars(parser.parse_args()))

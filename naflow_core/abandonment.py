@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 Array = Any
 
+EDGE = 2.0
+"""How far, as a factor to either side, the edge of the soft set reaches."""
+
 
 def zero_gradient(coefficients: Array) -> Array:
     """Neurons whose importance coefficient is not zero (the paper's rule). Boolean, shape of the input."""
@@ -19,8 +22,7 @@ def contribution_mass(activation: Array, coefficients: Array, mass: Array | floa
     """The smallest set, per picture, whose |t * G| sums to `mass` of the total.
 
     Neurons with equal contributions are kept or abandoned together, so the result does not depend on their
-    order. The threshold is found by bisection over the bit patterns of non-negative floats (which are ordered
-    as the floats are): 31 sums, exact, and far cheaper than sorting a feature map.
+    order.
 
     Args:
         activation, coefficients: [N, ...].
@@ -29,7 +31,40 @@ def contribution_mass(activation: Array, coefficients: Array, mass: Array | floa
     Returns:
         boolean, shape of the input; where every contribution is zero nothing is retained.
     """
-    contribution = jnp.abs(_in_range(activation) * _in_range(coefficients)).astype(jnp.float32)
+    contribution = _contribution(activation, coefficients)
+    return (contribution >= _least(contribution, mass)) & (contribution > 0)
+
+
+def soft_contribution_mass(activation: Array, coefficients: Array, mass: Array | float) -> Array:
+    """How far each neuron takes part: 1 in the set of `contribution_mass` and 0 outside of it, but for a ramp
+    over the contributions within a factor `EDGE` of its least one, in proportion to their logarithm.
+
+    A network whose weights differ in the last digits has nearly the same shares, while sets differ in the
+    neurons at their edge.
+
+    Args:
+        activation, coefficients, mass: as there.
+
+    Returns:
+        float32 in [0, 1], shape of the input.
+    """
+    contribution = _contribution(activation, coefficients)
+    least = _least(contribution, mass)
+    above = jnp.where(contribution > 0, contribution / jnp.where(least > 0, least, 1), 0)
+    ramp = jnp.log(jnp.maximum(above, 1 / EDGE)) / jnp.log(EDGE)
+    return jnp.where(above > 1 / EDGE, jnp.clip((ramp + 1) / 2, 0, 1), 0)
+
+
+def _contribution(activation: Array, coefficients: Array) -> Array:
+    return jnp.abs(_in_range(activation) * _in_range(coefficients)).astype(jnp.float32)
+
+
+def _least(contribution: Array, mass: Array | float) -> Array:
+    """The least contribution in the set, [N, 1, ...].
+
+    Found by bisection over the bit patterns of non-negative floats (which are ordered as the floats are): 31
+    sums, exact, and far cheaper than sorting a feature map.
+    """
     flat = contribution.reshape(contribution.shape[0], -1)
     wanted = mass * jnp.sum(flat, axis=1, keepdims=True)
     bits = jax.lax.bitcast_convert_type(flat, jnp.int32)
@@ -43,7 +78,8 @@ def contribution_mass(activation: Array, coefficients: Array, mass: Array | floa
     low = jnp.zeros_like(wanted, jnp.int32)
     high = jnp.max(bits, axis=1, keepdims=True) + 1
     low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
-    return ((bits >= low) & (flat > 0)).reshape(activation.shape)
+    least = jax.lax.bitcast_convert_type(low, jnp.float32)
+    return least.reshape(-1, *[1] * (contribution.ndim - 1))
 
 
 def _in_range(values: Array) -> Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naflow_core.abandonment import contribution_mass, zero_gradient
+from naflow_core.abandonment import contribution_mass, soft_contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
@@ -261,7 +261,7 @@ def exact(preimage: Array, gradient: Array) -> Inverted:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def abandon(
-    by_zero_gradient: bool,
+    rule: str,
     layout: Layout | None,
     activation: Array,
     preimage: Array,
@@ -273,8 +273,14 @@ def abandon(
     Returns the state, the flow (None without spatial axes), the retained fraction [N], and sum(B G) before
     abandonment [N].
     """
-    retained = zero_gradient(gradient) if by_zero_gradient else contribution_mass(activation, gradient, mass)
-    state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
+    if rule == "soft-mass":
+        share = soft_contribution_mass(activation, gradient, mass)
+        retained = share > 0
+        state = State(share * preimage, share * gradient, retained)
+    else:
+        by_mass = rule == "mass"
+        retained = contribution_mass(activation, gradient, mass) if by_mass else zero_gradient(gradient)
+        state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
     return state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient)
 
 
@@ -318,15 +324,18 @@ def _fraction(retained: Array) -> Array:
     return jnp.mean(retained, axis=tuple(range(1, retained.ndim)), dtype=jnp.float32)
 
 
-def _by_zero_gradient(method: Method, segment: Segment | None) -> bool:
-    """Whether R_{k-1} is every neuron with a coefficient (a mass of 1 is the paper's rule).
+def _rule(method: Method, segment: Segment | None) -> str:
+    """How R_{k-1} is chosen: "zero-gradient" (a mass of 1 is the paper's rule), "mass" or "soft-mass".
 
     Through a one-to-one layer, J^T G_k is zero exactly at the neurons that abandoned ones came from:
     the retained set passes through unchanged.
     """
-    if method.abandon.rule == "zero-gradient" or method.abandon.mass == 1.0:
-        return True
-    return method.abandon.rule == "mass" and segment is not None and segment.rule.one_to_one
+    chosen = method.abandon
+    if chosen.rule == "mass-each" and chosen.mass < 1:
+        return "mass"
+    if chosen.mass == 1 or (segment is not None and segment.rule.one_to_one):
+        return "zero-gradient"
+    return chosen.rule
 
 
 def _finish(
@@ -339,7 +348,7 @@ def _finish(
     began: float,
 ) -> Layer:
     state, flow, fraction, total = abandon(
-        _by_zero_gradient(method, segment),
+        _rule(method, segment),
         plan.layouts.get(tensor),
         activation,
         inverted.preimage,

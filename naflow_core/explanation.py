@@ -10,7 +10,7 @@ import numpy as np
 
 from naflow_core import cascade
 from naflow_core.ahead import AheadOfTime
-from naflow_core.analysis.plan import Plan
+from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.errors import NumericalError, TargetError
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
 from naflow_core.method import Method
@@ -95,6 +95,7 @@ class Explanation(Iterator[Flow]):
             cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
             for c in chunks
         ]
+        self._later = _read_later(plan, wanted)
         self._steps = self._turns(zip(*runs, strict=True))
 
     def __next__(self) -> Flow:
@@ -131,6 +132,13 @@ class Explanation(Iterator[Flow]):
         """All flows that are left, nearest to the input first."""
         return Result(tuple(sorted(self, key=lambda flow: flow.index)), self.prediction)
 
+    def _drop_after(self, tensor: str) -> None:
+        """Forget the activations that the cascade has passed when it is at a tensor."""
+        if later := self._later.get(tensor):
+            for chunk in self._chunks:
+                for name in chunk.values.keys() - later:
+                    del chunk.values[name]
+
     def _turns(self, turns: Iterator[tuple[cascade.Layer, ...]]) -> Iterator[Step]:
         while True:
             for chunk in self._chunks:
@@ -145,6 +153,7 @@ class Explanation(Iterator[Flow]):
                 self._ahead.close()
                 return
             tensor = layers[0].tensor
+            self._drop_after(tensor)
             flow = self._flow(layers) if tensor in self.layers else None
             finite = np.zeros(0, bool)
             if flow is not None:
@@ -190,9 +199,7 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set
     segments = [part for s in plan.segments for part in (s, *plan.interior_for(s, wanted))]
     needed = {plan.top, head.scores, head.output, *head_operands}
     for segment in segments:
-        needed.update((segment.source, segment.target, *segment.operands))
-        if segment.activation:
-            needed.add(segment.activation)
+        needed |= _reads(segment)
     chunk.names = tuple(name for name in program.shapes if name in needed and name not in program.inputs)
     _run_model(chunk)
     if not isinstance(target, ClassTarget | PerPicture):
@@ -210,6 +217,22 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
     )
     return Prediction(head.output, scores, logits, head.squashed_by, indices, np.asarray(score))
+
+
+def _reads(segment: Segment) -> set[str]:
+    """Names of what a step of the cascade reads."""
+    following = {segment.activation} if segment.activation else set()
+    return {segment.source, segment.target, *segment.operands, *following}
+
+
+def _read_later(plan: Plan, wanted: set[str]) -> dict[str, set[str]]:
+    """By the tensor that a segment's inversion arrives at: what the segments below it read."""
+    found: dict[str, set[str]] = {}
+    below: set[str] = set()
+    for segment, inner in reversed(list(cascade.turns(plan, wanted))):
+        found[segment.source] = set(below)
+        below |= set().union(*map(_reads, (segment, *inner)))
+    return found
 
 
 def _run_model(chunk: Chunk) -> None:

@@ -14,6 +14,7 @@ Inverse = Literal["least-squares", "activation"]
 Rows = Literal["retained", "active", "all"]
 Anchor = Literal["origin", "activation", "signed"]
 Weighting = Literal["scaled", "plain"]
+Rule = Literal["zero-gradient", "mass", "soft-mass", "mass-each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +24,28 @@ class Abandonment:
     Attributes:
         rule: "zero-gradient" (the paper's); "mass": the set is chosen wherever neurons are mixed (at the
             input of a convolution, pooling or composite), and one-to-one layers in between keep it;
-            "mass-each": it is chosen anew at every tensor, so that each Relu, normalisation or transpose
-            abandons some more and the maps depend on how the network was exported.
+            "soft-mass": the same with a soft edge, where neurons take part in proportion, so that weights
+            that differ in their last digits give nearly the same maps; "mass-each": the set is chosen anew at
+            every tensor, so that each Relu, normalisation or transpose abandons some more and the maps depend
+            on how the network was exported.
         mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries.
     """
 
-    rule: Literal["zero-gradient", "mass", "mass-each"]
+    rule: Rule
     mass: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rule not in ("zero-gradient", "mass", "mass-each"):
+        if self.rule not in get_args(Rule):
             raise OptionError(
-                f"abandonment rule {self.rule!r} does not exist", hint="zero-gradient or mass:RHO"
+                f"abandonment rule {self.rule!r} does not exist",
+                hint="zero-gradient, mass:RHO, soft-mass:RHO or mass-each:RHO",
             )
         if not (math.isfinite(self.mass) and 0.0 < self.mass <= 1.0):
             raise OptionError(f"abandonment mass {self.mass} is out of range", hint="0 < mass <= 1")
 
     @classmethod
     def parse(cls, text: str) -> Abandonment:
-        """From "zero-gradient", "mass:0.95" or "mass-each:0.95".
+        """From "zero-gradient", "mass:0.95", "soft-mass:0.9" or "mass-each:0.95".
 
         Raises:
             OptionError: anything else.
@@ -50,14 +54,13 @@ class Abandonment:
         if text == "zero-gradient":
             return cls("zero-gradient")
         try:
-            if rule == "mass":
-                return cls("mass", float(value))
-            if rule == "mass-each":
-                return cls("mass-each", float(value))
+            if rule in get_args(Rule) and rule != "zero-gradient":
+                return cls(rule, float(value))  # type: ignore[arg-type]  # it is one of them
         except ValueError:
             pass
         raise OptionError(
-            f"--abandon {text!r} is not understood", hint="use zero-gradient or mass:RHO, e.g. mass:0.95"
+            f"--abandon {text!r} is not understood",
+            hint="use zero-gradient, mass:RHO or soft-mass:RHO, e.g. soft-mass:0.9",
         )
 
     def __str__(self) -> str:
@@ -84,9 +87,9 @@ class Method:
     """
 
     inverse: Inverse = "least-squares"
-    rows: Rows = "retained"
+    rows: Rows = "active"
     weighting: Weighting = "scaled"
-    abandon: Abandonment = Abandonment("mass", 0.95)
+    abandon: Abandonment = Abandonment("soft-mass", 0.9)
     feasible: bool = True
     anchor: Anchor = "origin"
     damping: float = 0.3
@@ -161,9 +164,16 @@ class Method:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
-    "paper": Method(weighting="plain", abandon=Abandonment("zero-gradient"), feasible=False, damping=0.0),
+    "paper": Method(
+        rows="retained",
+        weighting="plain",
+        abandon=Abandonment("zero-gradient"),
+        feasible=False,
+        damping=0.0,
+    ),
     "published-code": Method(
         inverse="activation",
+        rows="retained",
         weighting="plain",
         abandon=Abandonment("zero-gradient"),
         feasible=False,

@@ -90,9 +90,7 @@ class _Progress(NamedTuple):
         relative = jnp.sqrt(_ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
         done = self.norm2 <= stopping.tolerance**2 * self.initial2
         done, counts = (a.reshape(len(relative), -1) for a in (done, self.iterations))
-        return Solution(
-            x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative)
-        )
+        return Solution(x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative))
 
 
 def _dot(a: Array, b: Array, systems: tuple[int, ...]) -> Array:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naflow_core.abandonment import contribution_mass, zero_gradient
+from naflow_core.abandonment import EDGE, contribution_mass, soft_contribution_mass, zero_gradient
 from support import replicas
 
 retained = jax.jit(contribution_mass)
+softly = jax.jit(soft_contribution_mass)
 SHAPE = (3, 2, 3, 4)
 
 
@@ -78,3 +79,42 @@ def test_zero_gradient_keeps_silent_neurons_with_a_coefficient():
     np.testing.assert_array_equal(
         zero_gradient(jnp.array([0.0, -0.0, 1e-30, -2.0])), [False, False, True, True]
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([3, 1000]), st.sampled_from([0.05, 0.5, 0.9, 1.0]))
+def test_the_soft_set_ramps_over_the_edge_of_the_hard_one(seed, levels, mass):
+    activation, coefficients = tensors(seed, levels)
+    shares = np.asarray(softly(activation, coefficients, mass))
+    for share, a, g in zip(shares, activation, coefficients, strict=True):
+        contribution = np.abs(a * g).astype(np.float64)
+        hard = replicas.smallest_set(contribution, mass)
+        if not hard.any():
+            assert not share.any()
+            continue
+        least = contribution[hard].min()
+        place = np.log(np.where(contribution > 0, contribution, 1e-30) / least) / np.log(EDGE)
+        np.testing.assert_allclose(share, np.clip((place + 1) / 2, 0, 1), atol=1e-5)
+        assert not share[place < -1 - 1e-5].any()
+        assert (share[hard] >= 0.5 - 1e-6).all()
+        assert (share[~hard] < 0.5 + 1e-6).all()
+
+
+def test_soft_shares_change_as_little_as_the_contributions_do():
+    generator = np.random.default_rng(6)
+    activation = generator.lognormal(0, 2, (1, 64, 40, 40)).astype(np.float32)
+    nearly = activation * (1 + 5e-4 * generator.uniform(-1, 1, activation.shape)).astype(np.float32)
+    ones = np.ones_like(activation)
+    assert (np.asarray(retained(activation, ones, 0.9)) != np.asarray(retained(nearly, ones, 0.9))).any()
+    assert np.abs(softly(activation, ones, 0.9) - softly(nearly, ones, 0.9)).max() < 2e-3
+
+
+def test_soft_shares_do_not_depend_on_the_scale():
+    activation, coefficients = tensors(1, 1000)
+    scaled = activation * np.float32([1, 2.0**60, 2.0**-60]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(softly(activation, coefficients, 0.7), softly(scaled, coefficients, 0.7))
+
+
+def test_nothing_takes_part_where_nothing_contributes():
+    zero = np.zeros((2, 3, 4, 4), np.float32)
+    assert not np.asarray(softly(zero, zero + 1, 0.9)).any()

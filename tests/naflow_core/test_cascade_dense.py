@@ -21,6 +21,8 @@ CASES = {
     "anchored": Options(anchor="activation"),
     "signed": Options(anchor="signed", feasible=True, damping=0.2, mass=0.95),
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
+    "default": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
+    "soft, active rows": Options(rows="active", feasible=True, damping=0.2, mass=0.8, soft=True),
     "mass-each": Options(feasible=True, damping=0.2, mass=0.9, each=True),
 }
 RUNS = [
@@ -34,7 +36,8 @@ RUNS = [
 def method(options: Options) -> nf.Method:
     abandon = nf.Abandonment("zero-gradient")
     if options.mass is not None:
-        abandon = nf.Abandonment("mass-each" if options.each else "mass", options.mass)
+        rule = "mass-each" if options.each else "soft-mass" if options.soft else "mass"
+        abandon = nf.Abandonment(rule, options.mass)
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,
         damping=options.damping, tolerance=1e-6, max_iterations=5000,

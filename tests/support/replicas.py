@@ -174,6 +174,15 @@ def smallest_set(contribution: np.ndarray, mass: float) -> np.ndarray:
     return contribution >= order[min(count, len(order) - 1)].astype(contribution.dtype)
 
 
+def soft_set(contribution: np.ndarray, mass: float) -> np.ndarray:
+    """Shares 0 to 1 of one picture: a ramp in the logarithm around the least of `smallest_set`."""
+    hard = smallest_set(contribution, mass)
+    if not hard.any():
+        return np.zeros(contribution.shape)
+    place = np.log2(np.maximum(contribution.astype(np.float64), 1e-300) / contribution[hard].min())
+    return np.clip((place + 1) / 2, 0, 1)
+
+
 def unpool(
     y: np.ndarray, retained: np.ndarray, x0: np.ndarray, kernel: Sequence[int], strides: Sequence[int],
     dilations: Sequence[int], pads_lo: Sequence[int],
@@ -207,12 +216,14 @@ def flow(b: np.ndarray, g: np.ndarray) -> np.ndarray:
 class Options:
     """The options of the method that the dense cascade knows.
 
-    `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu.
+    `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu;
+    `soft` gives the set a soft edge.
     """
 
     rows: str = "retained"
     mass: float | None = None
     each: bool = False
+    soft: bool = False
     feasible: bool = False
     anchor: str = "origin"
     damping: float = 0.0
@@ -258,11 +269,12 @@ def cascade(
             else:
                 preimage = _solve(linear, upper, _on(values, made_by, spine[position + 1 :]), options,
                                   _from_relu(made_by, name))  # fmt: skip
-        retained = coefficients != 0
+        share = (coefficients != 0).astype(np.float64)
         mixed = upper is None or made_by[spine[position + 1]].op_type != "Relu"
         if options.mass is not None and (mixed or options.each):
-            retained = smallest_set(np.abs(values[name] * coefficients), options.mass)
-        upper = Layer(np.where(retained, preimage, 0), np.where(retained, coefficients, 0), retained)
+            choose = soft_set if options.soft else smallest_set
+            share = choose(np.abs(values[name] * coefficients), options.mass).astype(np.float64)
+        upper = Layer(share * preimage, share * coefficients, share > 0)
         layers[name] = upper
     return layers
 

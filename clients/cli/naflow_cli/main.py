@@ -170,7 +170,9 @@ def explain(
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
     weighting: Annotated[str | None, typer.Option(help="Of the equations: scaled or plain.")] = None,
-    abandon: Annotated[str | None, typer.Option(help="zero-gradient, mass:RHO or mass-each:RHO.")] = None,
+    abandon: Annotated[
+        str | None, typer.Option(help="zero-gradient, or [soft-]mass:RHO, or mass-each:RHO.")
+    ] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
     ] = None,

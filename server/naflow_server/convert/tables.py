@@ -47,6 +47,7 @@ ABANDONMENTS = {
     me.ABANDONMENT_RULE_ZERO_GRADIENT: "zero-gradient",
     me.ABANDONMENT_RULE_MASS: "mass",
     me.ABANDONMENT_RULE_MASS_EACH: "mass-each",
+    me.ABANDONMENT_RULE_SOFT_MASS: "soft-mass",
 }
 COEFFICIENTS = {
     sim.COEFFICIENTS_UNSPECIFIED: "gradient",
