@@ -150,8 +150,9 @@ def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
     return rows
 
 
-def main(zoo: Path | None = None, out: Path = IMAGES) -> None:
+def main(zoo: Path | None = None, out: Path | None = None) -> None:
     """Draw the sheets of the documentation, or those of a folder of trained networks."""
+    out = out or IMAGES
     out.mkdir(parents=True, exist_ok=True)
     if zoo is not None:
         pictures = {f"{name}.png": photographs(zoo, name, files) for name, files in REAL.items()}
@@ -172,5 +173,5 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--zoo", type=Path)
-    parser.add_argument("--out", type=Path, default=IMAGES)
+    parser.add_argument("--out", type=Path)
     main(**vars(parser.parse_args()))

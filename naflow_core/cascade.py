@@ -85,14 +85,15 @@ class Numbers(NamedTuple):
 
 
 class Choices(NamedTuple):
-    """The options that change the program, the range of the activation behind t_k, and the steps behind t_k
-    that only scale it."""
+    """The options that change the program, the range of the activation behind t_k and its order of axes, and
+    the steps behind t_k that only scale it."""
 
     inverse: str
     rows: str
     anchored: bool
     damped: bool
     interval: Interval
+    order: tuple[int, ...]
     scaling: Subprogram | None
 
 
@@ -164,8 +165,8 @@ def arguments(
     scaling, scales = (segment.scaling, segment.scales) if method.weighting == "scaled" else (None, ())
     following, interval = None, REALS
     if method.rows == "active" and segment.activation is not None:
-        behind = values[segment.activation]
-        if behind.shape == values[segment.target].shape:
+        behind, target = values[segment.activation], values[segment.target].shape
+        if behind.shape == tuple(target[axis] for axis in segment.order):
             following, interval = behind, plan.program.ranges[segment.activation]
     return (
         segment.subprogram,
@@ -173,7 +174,7 @@ def arguments(
         segment.position,
         segment.bounds if method.feasible else REALS,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, scaling),
+        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, segment.order, scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
@@ -221,7 +222,7 @@ def invert(
     elif rule.function is None:
         rows = {
             "retained": above.retained,
-            "active": above.retained | _on(following, choices.interval),
+            "active": above.retained | _on(following, choices.interval, choices.order),
             "all": jnp.ones_like(above.retained),
         }[choices.rows].astype(x0.dtype)
         aim = above.bpfm
@@ -284,11 +285,13 @@ def abandon(
     return state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient)
 
 
-def _on(activation: Array | None, interval: Interval) -> Array:
-    """Neurons whose activation is on: strictly inside the range of the op that produced it."""
+def _on(activation: Array | None, interval: Interval, order: tuple[int, ...]) -> Array:
+    """Neurons whose activation is on: strictly inside the range of the op that produced it. Its axes are
+    those of the result in another order."""
     if activation is None:
         return jnp.asarray(True)
-    return (activation > interval[0]) & (activation < interval[1])
+    on = (activation > interval[0]) & (activation < interval[1])
+    return jnp.transpose(on, sorted(range(on.ndim), key=order.__getitem__))
 
 
 def _as_scaled(scaling: Subprogram, y0: Array, scales: tuple[Array, ...]) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +21,7 @@ from naflow_core.inverse.affine import FROZEN_STATISTICS
 from naflow_core.inverse.registry import FROZEN_GATE, LEAST_SQUARES, Rule, RuleRegistry, Site
 from naflow_core.inverse.registry import REGISTRY as RULES
 from naflow_core.model.layout import Layout, infer_layouts
-from naflow_core.model.program import Known, Program, Step, Subprogram
+from naflow_core.model.program import Known, Program, Step, Subprogram, thawed
 from naflow_core.ops.registry import REALS, Interval
 
 MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
@@ -41,8 +41,9 @@ class Segment:
         position: for a single node, which of its inputs is `source`.
         bounds: range of the op that produced `source` (for the feasible solve).
         systems: axes that number independent systems in the least-squares solve.
-        activation: index (in the plan) of the tensor whose being inside its range means that a neuron of
-            `target` is on, or None where every neuron is (for rows = active).
+        activation: name of the tensor whose being inside its range means that a neuron of `target` is on,
+            or None where every neuron is (for rows = active).
+        order: the axes of `target` in the order in which `activation` has them.
         scaling: the steps behind `target` that only scale, shift and rearrange it by constants, as a
             BatchNormalization does; None where there is none, or where it is the rule's business.
         scales: names of the constants that `scaling` reads.
@@ -58,6 +59,7 @@ class Segment:
     bounds: Interval
     systems: tuple[int, ...]
     activation: str | None
+    order: tuple[int, ...]
     scaling: Subprogram | None = None
     scales: tuple[str, ...] = ()
 
@@ -192,9 +194,9 @@ def make_segment(program: Program, source: str, target: str, following: Sequence
     rule, position = _choose_rule(program, steps, subprogram, source, operands, target, RULES)
     systems = (0, 1) if _channels_are_independent(program, steps, source, target) else (0,)
     bounds = program.ranges.get(source, REALS)
-    activation = _activation_of(program, (target, *following))
+    activation, order = _activation_of(program, (target, *following))
     segment = Segment(
-        source, target, steps, subprogram, operands, rule, position, bounds, systems, activation
+        source, target, steps, subprogram, operands, rule, position, bounds, systems, activation, order
     )
     if rule.function is not None or segment.kind == "composite":
         return segment
@@ -265,15 +267,20 @@ def _channels_are_independent(program: Program, steps: tuple[Step, ...], source:
     return steps[0].node.op_type == "Conv" and steps[0].node.attributes.get("group", 1) == shape[1]
 
 
-def _activation_of(program: Program, names: Iterable[str]) -> str | None:
-    """The first of `names` with a bounded range, as long as only pointwise steps lie before it."""
+def _activation_of(program: Program, names: Sequence[str]) -> tuple[str | None, tuple[int, ...]]:
+    """The first of `names` with a bounded range, as long as only pointwise steps and transpositions lie
+    before it, and the axes of the first name in its order."""
+    order = tuple(range(len(program.struct(names[0]).shape)))
     for i, name in enumerate(names):
         step = program.steps[program.producer[name]]
-        if i and not step.operator.pointwise and step.node.op_type != "BatchNormalization":
-            return None
+        if i and step.node.op_type == "Transpose":
+            moved = thawed(step.attributes).get("perm") or tuple(reversed(range(len(order))))
+            order = tuple(order[axis] for axis in moved)
+        elif i and not step.operator.pointwise and step.node.op_type != "BatchNormalization":
+            break
         if program.ranges.get(name, REALS) != REALS:
-            return name
-    return None
+            return name, order
+    return None, order
 
 
 def make_plan(

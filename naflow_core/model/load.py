@@ -101,7 +101,7 @@ def read_model(source: Source, limits: Limits = _DEFAULT_LIMITS) -> LoadedModel:
             # Last, because what is refused should be refused at once however large it is.
             return LoadedModel(ModelSource(name, path, sha256(file), size), proto, graph)
     except ModelError as error:
-        error.message = _printable(f"{name}: {error.message}")
+        error.message, error.hint = _printable(f"{name}: {error.message}"), _printable(error.hint)
         error.args = (error.message,)
         raise
 

@@ -267,7 +267,7 @@ def test_presets_differ(preset: str, tmp_path: Path, demo_run: tuple[Path, Ended
     assert ended.status == 0
     method = ended.json["method"]
     assert method["inverse"] == ("activation" if preset == "published-code" else "least-squares")
-    assert method["abandon"] == ("mass:0.95" if preset == "default" else "zero-gradient")
+    assert method["abandon"] == ("soft-mass:0.9" if preset == "default" else "zero-gradient")
     assert method["feasible"] == (preset == "default")
     rules = {layer["tensor"]: layer["rule"] for layer in ended.json["layers"]}
     assert rules["deepen_relu"] == ("activation" if preset == "published-code" else "least-squares")
@@ -278,7 +278,7 @@ def test_presets_differ(preset: str, tmp_path: Path, demo_run: tuple[Path, Ended
 @pytest.mark.parametrize(
     ("option", "value", "key", "expected"),
     [
-        ("--rows", "active", "rows", "active"),
+        ("--rows", "retained", "rows", "retained"),
         ("--rows", "all", "rows", "all"),
         ("--weighting", "plain", "weighting", "plain"),
         ("--quality", "draft", "tolerance", 1e-2),

@@ -36,7 +36,7 @@ MORE, LESS = 1 + 1 / 6, 2 / 3
 GROWTH = 50 * 2**20
 # iterations of all solves of the kind for one picture of seeded noise
 ITERATIONS = {
-    "default": {"Conv": 58, "composite": 13},
+    "default": {"Conv": 58, "composite": 18},
     "paper": {"Conv": 195, "composite": 12},
 }
 # convolutions in the compiled programs of the segments that are solved, each program once
