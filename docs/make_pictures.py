@@ -165,7 +165,7 @@ def main(zoo: Path | None = None, out: Path | None = None) -> None:
             "two_digits.png": two_digits(model),
         }
     for name, rows in pictures.items():
-        grid(rows).quantize(256, dither=Image.Dither.NONE).save(out / name, optimize=True)
+        grid(rows).save(out / name, optimize=True)
 
 
 if __name__ == "__main__":
