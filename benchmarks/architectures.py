@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import naflow_core as nf
+from naflow_core.measure import machine
 
 CLASSES = {"exact": "exact", "least_squares": "solved", "mask": "mask", "passthrough": "pass"}
 OPEN_SIZE = {"ppocr_cls_mobilenetv3_paddle": (1, 3, 48, 192)}
@@ -148,16 +147,6 @@ def alone(path: Path) -> dict[str, Any]:
         last = ended.stderr.strip().splitlines()[-1:]
         raise SystemExit(f"{path}: {''.join(last)}")
     return dict(json.loads(ended.stdout))
-
-
-def machine() -> str:
-    """Processor and number of cores."""
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [text for text in information.read_text().splitlines() if text.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def main() -> None:

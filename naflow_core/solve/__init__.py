@@ -5,7 +5,6 @@ from naflow_core.solve.least_squares import (
     Stopping,
     bounded_least_squares,
     least_squares,
-    squared_norm,
 )
 
-__all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares", "squared_norm"]
+__all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares"]

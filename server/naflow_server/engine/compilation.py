@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import jax
-import jax.monitoring
 
+from naflow_core.measure import Compilations
 from naflow_server.engine.types import Code, EngineError
 from naflow_server.settings import CompilationSettings
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
-CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
-
-class Compilations:
-    """Counts, for the whole process.
-
-    Attributes:
-        programs: that were compiled, or fetched from the cache folder.
-        seconds: that took.
-        cache_hits: how many of them came from the cache folder.
-    """
+class ProcessCompilations(Compilations):
+    """Counts from the first `watch` to the end of the process."""
 
     def __init__(self) -> None:
-        self.programs, self.seconds, self.cache_hits = 0, 0.0, 0
+        super().__init__()
         self._watching = False
-        self._lock = threading.Lock()
 
     def watch(self) -> None:
         """Count from now on; further calls change nothing."""
@@ -35,22 +22,10 @@ class Compilations:
             if self._watching:
                 return
             self._watching = True
-        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
-        jax.monitoring.register_event_listener(self._on_event)
-
-    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
-        if event == COMPILED:
-            with self._lock:
-                self.programs += 1
-                self.seconds += duration_secs
-
-    def _on_event(self, event: str, **_: Any) -> None:
-        if event == CACHE_HIT:
-            with self._lock:
-                self.cache_hits += 1
+        self.__enter__()
 
 
-COMPILATIONS = Compilations()
+COMPILATIONS = ProcessCompilations()
 
 
 def use_cache(settings: CompilationSettings) -> None:

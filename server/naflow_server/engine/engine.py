@@ -349,7 +349,7 @@ class Engine:
             load.calls,
             sum(version.bytes for version in self.repository.loaded()),
             COMPILATIONS.programs,
-            COMPILATIONS.cache_hits,
+            COMPILATIONS.hits,
             COMPILATIONS.seconds,
             memory,
             self._programs.held,
