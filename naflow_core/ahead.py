@@ -33,7 +33,9 @@ class AheadOfTime:
         self._futures: dict[tuple[str, str], Future[None]] = {}
         # the caller's, which other threads do not inherit; mypy does not see what JAX adds to its config
         device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
-        pending = list(_missing(plan, method, wanted, device))
+        # what inverts nothing is one program
+        apart = method.inverse != "activation"
+        pending = list(_missing(plan, method, wanted, device)) if apart else []
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
             pool = ThreadPoolExecutor(threads, "naflow-compile")

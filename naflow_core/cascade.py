@@ -76,6 +76,22 @@ class Inverted(NamedTuple):
     converged: Array
 
 
+class Abandoned(NamedTuple):
+    """One tensor after abandonment.
+
+    Attributes:
+        state: B_k, G_k, R_k.
+        flow: F_k; None without spatial axes.
+        fraction: [N] share of the neurons that are retained.
+        total: [N] sum(B G) before abandonment.
+    """
+
+    state: State
+    flow: Array | None
+    fraction: Array
+    total: Array
+
+
 class Numbers(NamedTuple):
     """The numeric options of the solve; traced, so that changing one compiles nothing anew."""
 
@@ -102,7 +118,6 @@ class Layer(NamedTuple):
 
     tensor: str
     segment: Segment | None
-    state: State
     flow: Array | None
     diagnostics: Diagnostics
     seconds: float
@@ -126,15 +141,13 @@ def run(
     """
     began = time.perf_counter()
     top = values[plan.top]
-    layer = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
-    state = layer.state
+    state, layer = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
     yield layer
     for segment, inner in turns(plan, wanted):
         states = {segment.target: state}
         for part in (*inner, segment):
             ready(part)
-            layer = step(plan, part, method, values, states[part.target])
-            states[part.source] = layer.state
+            states[part.source], layer = step(plan, part, method, values, states[part.target])
             yield layer
         state = states[segment.source]
 
@@ -150,7 +163,9 @@ def turns(plan: Plan, wanted: Set[str]) -> Iterator[tuple[Segment, tuple[Segment
         left -= {segment.source, *(part.source for part in inner)}
 
 
-def step(plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State) -> Layer:
+def step(
+    plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State
+) -> tuple[State, Layer]:
     """One turn of step 3, from `segment.target` to `segment.source`."""
     began = time.perf_counter()
     inverted = invert(*arguments(plan, segment, method, values, state))
@@ -158,9 +173,9 @@ def step(plan: Plan, segment: Segment, method: Method, values: Mapping[str, Arra
 
 
 def arguments(
-    plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State
+    plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State | None
 ) -> tuple[Any, ...]:
-    """What `invert` is called with for one segment."""
+    """What `invert` is called with for one segment. Without a state, its place is left empty."""
     anchored = method.anchor == "activation" or (method.anchor == "signed" and segment.bounds[0] < 0)
     scaling, scales = (segment.scaling, segment.scales) if method.weighting == "scaled" else (None, ())
     following, interval = None, REALS
@@ -218,7 +233,6 @@ def invert(
     (gradient,) = jax.vjp(function, x0)[1](above.coefficients)
     if choices.inverse == "activation":
         result = exact(x0, gradient)
-        offset = _offset(function, x0)
     elif rule.function is None:
         rows = {
             "retained": above.retained,
@@ -241,7 +255,7 @@ def invert(
             stopping=Stopping(numbers.tolerance, numbers.max_iterations),
             systems=systems,
         )
-        result = Inverted(preimage, gradient, None, *solve)
+        return Inverted(preimage, gradient, _sum((above.bpfm - offset) * above.coefficients), *solve)
     else:
         only = subprogram.instructions[0]
         if len(subprogram.instructions) == 1:
@@ -250,8 +264,8 @@ def invert(
         else:
             site = Site(only, (x0,), 0, y0, above.retained, lambda x: subprogram(x, operands, rule.held)[0])
         result = exact(rule.invert(above.bpfm, site), gradient)
-        offset = _offset(function, x0)
-    return result._replace(expected=_sum((above.bpfm - offset) * above.coefficients))
+    # r_0 = f(t_{k-1}) - J t_{k-1}, and J t_{k-1} goes with G_k as t_{k-1} does with J^T G_k
+    return result._replace(expected=_sum((above.bpfm - y0) * above.coefficients) + _sum(x0 * gradient))
 
 
 def exact(preimage: Array, gradient: Array) -> Inverted:
@@ -268,12 +282,8 @@ def abandon(
     preimage: Array,
     gradient: Array,
     mass: float,
-) -> tuple[State, Array | None, Array, Array]:
-    """Second half of step 3: R_k, then B_k and G_k on it, and the flow F_k.
-
-    Returns the state, the flow (None without spatial axes), the retained fraction [N], and sum(B G) before
-    abandonment [N].
-    """
+) -> Abandoned:
+    """Second half of step 3: R_k, then B_k and G_k on it, and the flow F_k."""
     if rule == "soft-mass":
         share = soft_contribution_mass(activation, gradient, mass)
         retained = share > 0
@@ -282,7 +292,7 @@ def abandon(
         by_mass = rule == "mass"
         retained = contribution_mass(activation, gradient, mass) if by_mass else zero_gradient(gradient)
         state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
-    return state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient)
+    return Abandoned(state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient))
 
 
 def _on(activation: Array | None, interval: Interval, order: tuple[int, ...]) -> Array:
@@ -305,12 +315,6 @@ def _as_scaled(scaling: Subprogram, y0: Array, scales: tuple[Array, ...]) -> tup
     return jnp.abs(slope), y0 - divide(divide(pull(scaled)[0], slope), slope)
 
 
-def _offset(function: Any, x0: Array) -> Array:
-    """r_0 = f(t_{k-1}) - J t_{k-1}."""
-    y, image = jax.jvp(function, (x0,), (x0,))
-    return y - image
-
-
 def _flow(state: State, layout: Layout | None) -> Array | None:
     """F_k: sum over channels of relu(B_k * G_k)."""
     if layout is None:
@@ -327,7 +331,7 @@ def _fraction(retained: Array) -> Array:
     return jnp.mean(retained, axis=tuple(range(1, retained.ndim)), dtype=jnp.float32)
 
 
-def _rule(method: Method, segment: Segment | None) -> str:
+def retaining(method: Method, segment: Segment | None) -> str:
     """How R_{k-1} is chosen: "zero-gradient" (a mass of 1 is the paper's rule), "mass" or "soft-mass".
 
     Through a one-to-one layer, J^T G_k is zero exactly at the neurons that abandoned ones came from:
@@ -349,19 +353,24 @@ def _finish(
     activation: Array,
     inverted: Inverted,
     began: float,
-) -> Layer:
-    state, flow, fraction, total = abandon(
-        _rule(method, segment),
+) -> tuple[State, Layer]:
+    abandoned = abandon(
+        retaining(method, segment),
         plan.layouts.get(tensor),
         activation,
         inverted.preimage,
         inverted.gradient,
         method.abandon.mass,
     )
-    found = np.asarray(total, np.float64)
+    diagnostics = diagnosed(inverted, abandoned)
+    return abandoned.state, Layer(tensor, segment, abandoned.flow, diagnostics, time.perf_counter() - began)
+
+
+def diagnosed(inverted: Inverted, abandoned: Abandoned) -> Diagnostics:
+    """How the step went that gave these two, as numpy arrays."""
+    found = np.asarray(abandoned.total, np.float64)
     expected = found if inverted.expected is None else np.asarray(inverted.expected, np.float64)
     larger = np.maximum(np.abs(found), np.abs(expected))
     gap = np.divide(np.abs(found - expected), larger, out=np.zeros_like(larger), where=larger > 0)
     solve = (inverted.iterations, inverted.relative_residual, inverted.converged)
-    diagnostics = Diagnostics(*(np.asarray(values) for values in (fraction, *solve, gap)))
-    return Layer(tensor, segment, state, flow, diagnostics, time.perf_counter() - began)
+    return Diagnostics(*(np.asarray(values) for values in (abandoned.fraction, *solve, gap)))

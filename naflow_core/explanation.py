@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from naflow_core import cascade
+from naflow_core import cascade, single_pass
 from naflow_core.ahead import AheadOfTime
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.errors import NumericalError, TargetError
@@ -91,10 +91,13 @@ class Explanation(Iterator[Flow]):
             self._ahead.close()
             raise
         self.prediction = _joined(parts)
-        runs = [
-            cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
-            for c in chunks
-        ]
+        if method.inverse == "activation":
+            runs = [single_pass.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
+        else:
+            runs = [
+                cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
+                for c in chunks
+            ]
         self._later = _read_later(plan, wanted)
         self._steps = self._turns(zip(*runs, strict=True))
 
@@ -213,10 +216,11 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set
         _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
     )
     indices = target.indices(logits, ranking(scores, logits))
-    score, chunk.top_coefficients = target.coefficients(
+    chunk.top_coefficients = target.coefficients(
         head_program, chunk.values[plan.top], program.operands(head_operands, chunk.values), indices
     )
-    return Prediction(head.output, scores, logits, head.squashed_by, indices, np.asarray(score))
+    score = logits[np.arange(len(logits)), indices]
+    return Prediction(head.output, scores, logits, head.squashed_by, indices, score)
 
 
 def _reads(segment: Segment) -> set[str]:

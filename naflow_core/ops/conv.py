@@ -1,12 +1,14 @@
 """Conv and ConvTranspose in one, two and three dimensions.
 
 Both have an explicit adjoint (see `adjoint`). Dense ones are computed channels-last, where XLA has its
-fast kernels. Depthwise ones are sums of shifted multiples of the input, XLA's own being many times
-slower; they stay channels-first, because changing the layout would cost more than it gains.
+fast kernels. Those of a single cell are matrix products. Depthwise ones are sums of shifted multiples of the
+input, XLA's own being many times slower. These two stay channels-first, because changing the layout would
+cost more than it gains.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,8 @@ from naflow_core.ops.array import along_channels
 from naflow_core.ops.registry import register
 from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pads, taps
 
+HIGHEST = lax.Precision.HIGHEST
+MANY_CELLS = 512  # above, one matrix product for each picture
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
@@ -41,6 +45,12 @@ class _Shape:
         sizes = zip(self.output, g.strides, g.reach, self.spatial, g.pads_lo, strict=True)
         return [(m - 1) * s + e - n - lo for m, s, e, n, lo in sizes]
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every output is made of the channels of one cell."""
+        g = self.geometry
+        return set(g.kernel) == {1} and not any(g.pads_lo) and max(self.high) <= 0
+
 
 def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     g = shape.geometry
@@ -52,7 +62,7 @@ def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) ->
         rhs_dilation=g.dilations,
         dimension_numbers=_LAYOUTS[len(g.kernel)],
         feature_group_count=shape.group,
-        precision=lax.Precision.HIGHEST,
+        precision=HIGHEST,
     )
 
 
@@ -69,7 +79,7 @@ def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.A
         rhs_dilation=g.dilations,
         dimension_numbers=_LAYOUTS[len(g.kernel)],
         feature_group_count=shape.group,
-        precision=lax.Precision.HIGHEST,
+        precision=HIGHEST,
     )
 
 
@@ -105,6 +115,34 @@ def _depthwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.A
     return x.reshape((x.shape[0], channels, multiplier) + shape.spatial).sum(axis=2) if multiplier > 1 else x
 
 
+def _pointwise(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Channels-first; weights: [group, O/group, I/group]."""
+    sizes = zip(shape.output, shape.geometry.strides, strict=True)
+    x = x[(..., *(slice(0, (m - 1) * s + 1, s) for m, s in sizes))]
+    return _mixed(weights, x)
+
+
+def _pointwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
+    x = _mixed(jnp.swapaxes(weights, 1, 2), y)
+    sizes = zip(shape.spatial, shape.output, shape.geometry.strides, strict=True)
+    gaps = [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sizes]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *gaps])
+
+
+def _mixed(weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Channels of each cell multiplied by a matrix for each group, [group, outer, inner]."""
+    group, outer, inner = weights.shape
+    count, spatial = x.shape[0], x.shape[2:]
+    cells = math.prod(spatial)
+    if group == 1 and cells < MANY_CELLS:
+        y = jnp.einsum("oi,nip->nop", weights[0], x.reshape(count, inner, cells), precision=HIGHEST)
+    else:
+        # for many cells XLA's matrix product is faster without the pictures among its columns
+        each = jnp.broadcast_to(weights, (count, *weights.shape))
+        y = jnp.matmul(each, x.reshape(count, group, inner, cells), precision=HIGHEST)
+    return y.reshape(count, group * outer, *spatial)
+
+
 def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool) -> jax.Array:
     """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
     rank = len(shape.geometry.kernel)
@@ -112,6 +150,10 @@ def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: 
         maps = [partial(_depthwise, shape), partial(_depthwise_adjoint, shape)]
         stacked = jnp.moveaxis(w.reshape(shape.group, w.shape[0] // shape.group, -1), -1, 0)
         y = apply_linear(*(reversed(maps) if transposed else maps), stacked, x)
+    elif shape.is_pointwise:
+        maps = [partial(_pointwise, shape), partial(_pointwise_adjoint, shape)]
+        mixing = w.reshape(shape.group, w.shape[0] // shape.group, w.shape[1])
+        y = apply_linear(*(reversed(maps) if transposed else maps), mixing, x)
     else:
         maps = [partial(_dense, shape), partial(_dense_adjoint, shape)]
         kernel = jnp.transpose(w, (*range(2, 2 + rank), 1, 0))

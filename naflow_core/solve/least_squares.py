@@ -243,7 +243,13 @@ def bounded_least_squares(
     def step(state: tuple[_Progress, _Bounded]) -> tuple[_Progress, _Bounded]:
         before, at = state
         gradient = damped.squared(before.initial2) * at.x - adjoint(at.residual)
-        square = _dot(gradient, gradient, systems)
+        # read in the first iteration only, and a pass over the unknowns
+        square = jax.lax.cond(
+            before.count == 0,
+            lambda g: squared_norm(g, systems),
+            lambda _: jnp.zeros_like(before.norm2),
+            gradient,
+        )
         # A's gain bounds the first step from above; the exact search makes it short enough
         length = jnp.where(before.count == 0, _ratio(unit, before.reference(square)), at.length)
         # what a step of this length leaves of the gradient: next to nothing where a bound is near

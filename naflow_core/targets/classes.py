@@ -80,8 +80,8 @@ class ClassTarget:
 
     def coefficients(
         self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray
-    ) -> tuple[Array, Array]:
-        """Score [N] and G_K = ds/dt_K, for the classes from `indices`."""
+    ) -> Array:
+        """G_K = ds/dt_K, for the classes from `indices`."""
         return _class_coefficients(head, top, operands, jnp.asarray(indices, jnp.int32))
 
 
@@ -126,19 +126,16 @@ class PerPicture:
 
     def coefficients(
         self, head: Subprogram, top: Array, operands: tuple[Array, ...], indices: np.ndarray
-    ) -> tuple[Array, Array]:
-        """Score [N] and G_K = ds/dt_K, for the classes from `indices`."""
+    ) -> Array:
+        """G_K = ds/dt_K, for the classes from `indices`."""
         return _class_coefficients(head, top, operands, jnp.asarray(indices, jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _class_coefficients(
-    head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array
-) -> tuple[Array, Array]:
+def _class_coefficients(head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array) -> Array:
     def score(t: Array) -> Array:
         scores = head(t, operands)[0]
         flat = scores.reshape(scores.shape[0], -1)
-        return jnp.take_along_axis(flat, indices[:, None], axis=1)[:, 0]
+        return jnp.sum(jnp.take_along_axis(flat, indices[:, None], axis=1))
 
-    scores, pull = jax.vjp(score, top)
-    return scores, pull(jnp.ones_like(scores))[0]
+    return jax.grad(score)(top)

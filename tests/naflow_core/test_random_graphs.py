@@ -7,6 +7,7 @@ the number of blocks, from which `random_graph` builds the network again.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 
 import jax
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 import naflow_core as nf
 from naflow_core import cascade
+from naflow_core.ahead import drop_programs
 from support.onnx_graphs import make_model, run_onnxruntime
 from support.random_graphs import Grower, Maps, conv, head, normalisation, random_graph, shuffle
 
@@ -30,6 +32,8 @@ METHODS = [
     nf.Method(rows="active", anchor="signed", **RUN),
     nf.Method(rows="all", abandon=nf.Abandonment("mass-each", 0.9), feasible=False, **RUN),
 ]
+
+DRAWN = itertools.count()
 
 RETAINED = [nf.Method(rows="retained", **RUN), METHODS[1]]
 """Abandoned neurons put no equation."""
@@ -59,10 +63,17 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+def drawn(seed, blocks, *rest):
+    """A random graph. A process cannot hold the programs of hundreds: each maps memory, which is limited."""
+    if next(DRAWN) % 20 == 19:
+        drop_programs()
+    return random_graph(seed, blocks, *rest)
+
+
 @some(12)
 @given(SEEDS, BLOCKS)
 def test_every_tensor_is_as_onnxruntime_computes_it(seed, blocks):
-    model, x = random_graph(seed, blocks)
+    model, x = drawn(seed, blocks)
     found = nf.load(model).verify(x)
     assert found.tensors
     assert found.ok, [t for t in found.tensors if not t.within(found.tolerance)]
@@ -72,7 +83,7 @@ def test_every_tensor_is_as_onnxruntime_computes_it(seed, blocks):
 @given(SEEDS, BLOCKS)
 def test_flows_are_finite_and_in_order(seed, blocks):
     """For noise, for a constant picture, and for one that is far out of range."""
-    network, noise = random_graph(seed, blocks)
+    network, noise = drawn(seed, blocks)
     count, _, *size = noise.shape
     model, method = nf.load(network), METHODS[seed % len(METHODS)]
     for x in (noise, np.full_like(noise, 0.5), 1e6 * noise):
@@ -100,7 +111,7 @@ def test_flows_are_finite_and_in_order(seed, blocks):
 @given(SEEDS, BLOCKS)
 def test_activation_mode_is_the_activation_times_the_whole_gradient(seed, blocks):
     """t_k where its gradient is not zero: no chain of steps, but one derivative of the score per tensor."""
-    model, x = random_graph(seed, blocks)
+    model, x = drawn(seed, blocks)
     method = nf.Method.preset("published-code")
     explanation = nf.load(model).explain(x, method=method, layers="spine")
     plan, classes = explanation.plan, explanation.prediction.target
@@ -152,7 +163,7 @@ def test_scaling_a_channel_that_nothing_looks_at_changes_no_flow(seed, blocks):
     method = RETAINED[seed % 2]
     flows = []
     for factor in (1.0, 7.0):
-        model, x = random_graph(seed, blocks, functools.partial(unseen_channel, factor=factor))
+        model, x = drawn(seed, blocks, functools.partial(unseen_channel, factor=factor))
         explanation = nf.load(model).explain(x, method=method, layers="spine")
         flows.append({flow.tensor: flow for flow in explanation})
     assert flows[0].keys() == flows[1].keys()

@@ -1,0 +1,101 @@
+"""The cascade of a method that inverts nothing, as one compiled program.
+
+With `inverse = activation` each B_k is the forward activation: no step waits for a solve, and all of them
+together cost what one backward pass does. Compiled apart, each would be dispatched and waited for.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
+
+import jax
+
+from naflow_core import cascade
+from naflow_core.analysis.plan import Plan
+from naflow_core.cascade import Abandoned, Inverted, Layer
+from naflow_core.method import Method
+from naflow_core.model.layout import Layout
+
+Array = Any
+STATIC = 6  # arguments of `cascade.invert` that belong to the program
+
+
+class Turn(NamedTuple):
+    """The structure of one step.
+
+    Attributes:
+        above: number of the tensor that it starts from, among those visited; the top is 0.
+        invert: the static arguments of `cascade.invert`.
+        retaining: the rule of abandonment.
+        layout: spatial axes of the tensor that it leads to.
+    """
+
+    above: int
+    invert: tuple[Any, ...]
+    retaining: str
+    layout: Layout | None
+
+
+def run(
+    plan: Plan, method: Method, values: Mapping[str, Array], top_coefficients: Array, wanted: Set[str]
+) -> Iterator[Layer]:
+    """What `cascade.run` yields, for a method whose inverse is "activation".
+
+    Everything is computed when the first layer is asked for, which has the time of all.
+    """
+    began = time.perf_counter()
+    parts = [part for segment, inner in cascade.turns(plan, wanted) for part in (*inner, segment)]
+    tensors = [plan.top, *(part.source for part in parts)]
+    turns, operands = [], []
+    for part in parts:
+        call = cascade.arguments(plan, part, method, values, None)
+        above, rule = tensors.index(part.target), cascade.retaining(method, part)
+        turns.append(Turn(above, call[:STATIC], rule, plan.layouts.get(part.source)))
+        operands.append(call[STATIC:])
+    found = jax.device_get(
+        descend(
+            tuple(turns),
+            cascade.retaining(method, None),
+            plan.layouts.get(plan.top),
+            values[plan.top],
+            top_coefficients,
+            operands,
+            method.abandon.mass,
+        )
+    )
+    seconds = time.perf_counter() - began
+    for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
+        yield Layer(tensor, segment, abandoned.flow, cascade.diagnosed(inverted, abandoned), seconds)
+        seconds = 0.0
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def descend(
+    turns: tuple[Turn, ...],
+    retaining: str,
+    layout: Layout | None,
+    top: Array,
+    top_coefficients: Array,
+    operands: Sequence[tuple[Any, ...]],
+    mass: float,
+) -> list[tuple[Inverted, Abandoned]]:
+    """All steps. What only the next one reads is left out of the results.
+
+    Args:
+        retaining, layout: of the top.
+        operands: for each turn, the arguments of `cascade.invert` that are traced.
+    """
+    inverted = cascade.exact(top, top_coefficients)
+    abandoned = cascade.abandon(retaining, layout, top, top, top_coefficients, mass)
+    found = [(inverted, abandoned)]
+    for turn, (x0, y0, others, _, *rest) in zip(turns, operands, strict=True):
+        state = found[turn.above][1].state
+        inverted = cascade.invert(*turn.invert, x0, y0, others, state, *rest)
+        abandoned = cascade.abandon(
+            turn.retaining, turn.layout, x0, inverted.preimage, inverted.gradient, mass
+        )
+        found.append((inverted, abandoned))
+    return [(i._replace(preimage=None, gradient=None), a._replace(state=None)) for i, a in found]
