@@ -28,6 +28,7 @@ from naflow_core.ops.registry import REALS, Interval
 from naflow_core.solve import Stopping
 
 Array = Any
+LEAST_DIRECT_DAMPING = 0.1  # below, float32 factors of normal equations lose too many digits
 
 
 class State(NamedTuple):
@@ -102,22 +103,25 @@ class Numbers(NamedTuple):
 
 class Choices(NamedTuple):
     """The options that change the program, the range of the activation behind t_k and its order of axes, and
-    the steps behind t_k that only scale it."""
+    the steps behind t_k that only scale it. `by_cells`: solve the normal equations of each cell."""
 
     inverse: str
     rows: str
     anchored: bool
     damped: bool
+    by_cells: bool
     interval: Interval
     order: tuple[int, ...]
     scaling: Subprogram | None
 
 
 class Layer(NamedTuple):
-    """One tensor of the cascade, done. `segment` was inverted to get here; None at the top."""
+    """One tensor of the cascade, done. `segment` was inverted to get here; None at the top. `state` is None
+    where all steps are one program, which does not give it out."""
 
     tensor: str
     segment: Segment | None
+    state: State | None
     flow: Array | None
     diagnostics: Diagnostics
     seconds: float
@@ -183,13 +187,16 @@ def arguments(
         behind, target = values[segment.activation], values[segment.target].shape
         if behind.shape == tuple(target[axis] for axis in segment.order):
             following, interval = behind, plan.program.ranges[segment.activation]
+    bounds = segment.bounds if method.feasible else REALS
+    by_cells = segment.small_cells and bounds == REALS and method.damping >= LEAST_DIRECT_DAMPING
+    damped = method.damping > 0
     return (
         segment.subprogram,
         segment.rule,
         segment.position,
-        segment.bounds if method.feasible else REALS,
+        bounds,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, method.damping > 0, interval, segment.order, scaling),
+        Choices(method.inverse, method.rows, anchored, damped, by_cells, interval, segment.order, scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
@@ -254,6 +261,7 @@ def invert(
             damping=numbers.damping,
             stopping=Stopping(numbers.tolerance, numbers.max_iterations),
             systems=systems,
+            matrix=_channel_matrix(subprogram, operands) if choices.by_cells else None,
         )
         return Inverted(preimage, gradient, _sum((above.bpfm - offset) * above.coefficients), *solve)
     else:
@@ -266,6 +274,13 @@ def invert(
         result = exact(rule.invert(above.bpfm, site), gradient)
     # r_0 = f(t_{k-1}) - J t_{k-1}, and J t_{k-1} goes with G_k as t_{k-1} does with J^T G_k
     return result._replace(expected=_sum((above.bpfm - y0) * above.coefficients) + _sum(x0 * gradient))
+
+
+def _channel_matrix(subprogram: Subprogram, operands: tuple[Array, ...]) -> Array:
+    """[O, I] of a convolution of a single cell."""
+    (only,) = subprogram.instructions
+    weights = look_up(only.sources, {0: None, **dict(enumerate(operands, 1))})[1]
+    return weights.reshape(weights.shape[:2])
 
 
 def exact(preimage: Array, gradient: Array) -> Inverted:
@@ -363,7 +378,8 @@ def _finish(
         method.abandon.mass,
     )
     diagnostics = diagnosed(inverted, abandoned)
-    return abandoned.state, Layer(tensor, segment, abandoned.flow, diagnostics, time.perf_counter() - began)
+    state, seconds = abandoned.state, time.perf_counter() - began
+    return state, Layer(tensor, segment, state, abandoned.flow, diagnostics, seconds)
 
 
 def diagnosed(inverted: Inverted, abandoned: Abandoned) -> Diagnostics:

@@ -68,7 +68,8 @@ def run(
     )
     seconds = time.perf_counter() - began
     for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
-        yield Layer(tensor, segment, abandoned.flow, cascade.diagnosed(inverted, abandoned), seconds)
+        diagnostics = cascade.diagnosed(inverted, abandoned)
+        yield Layer(tensor, segment, None, abandoned.flow, diagnostics, seconds)
         seconds = 0.0
 
 

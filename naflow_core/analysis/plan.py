@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,8 @@ from naflow_core.model.program import Known, Program, Step, Subprogram, thawed
 from naflow_core.ops.registry import REALS, Interval
 
 MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
+FEW_CHANNELS = 32
+MOST_NORMAL_NUMBERS = 2**24  # 64 MiB for each picture
 DEPTHWISE = frozenset({"AveragePool"})
 
 
@@ -47,6 +50,8 @@ class Segment:
         scaling: the steps behind `target` that only scale, shift and rearrange it by constants, as a
             BatchNormalization does; None where there is none, or where it is the rule's business.
         scales: names of the constants that `scaling` reads.
+        small_cells: whether it multiplies the few channels of each cell by one matrix, so that the normal
+            equations of the cells are cheap.
     """
 
     source: str
@@ -62,6 +67,7 @@ class Segment:
     order: tuple[int, ...]
     scaling: Subprogram | None = None
     scales: tuple[str, ...] = ()
+    small_cells: bool = False
 
     @property
     def kind(self) -> Literal["node", "composite"]:
@@ -201,7 +207,26 @@ def make_segment(program: Program, source: str, target: str, following: Sequence
     if rule.function is not None or segment.kind == "composite":
         return segment
     scaling, scales = _scaling(program, target, following)
-    return dataclasses.replace(segment, scaling=scaling, scales=scales)
+    small = _has_small_cells(program, steps[0], source, target)
+    return dataclasses.replace(segment, scaling=scaling, scales=scales, small_cells=small)
+
+
+def _has_small_cells(program: Program, step: Step, source: str, target: str) -> bool:
+    """Whether the normal equations of all cells of a layer are worth their price: memory, and more products
+    than an iteration takes."""
+    if step.node.op_type != "Conv" or step.sources[0] != source:
+        return False
+    weights = program.constants.get(str(step.sources[1]))
+    attributes = thawed(step.attributes)
+    (_, inner, *spatial), (_, _, *after) = program.shapes[source], program.shapes[target]
+    return (
+        weights is not None
+        and weights.shape[1:] == (inner, *[1] * len(spatial))
+        and spatial == after
+        and set(attributes.get("strides") or [1]) == {1}
+        and inner <= FEW_CHANNELS
+        and inner**2 * math.prod(spatial) <= MOST_NORMAL_NUMBERS
+    )
 
 
 def _scaling(

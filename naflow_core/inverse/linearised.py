@@ -22,7 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from naflow_core.ops.registry import Interval
-from naflow_core.solve import Solution, Stopping, bounded_least_squares, least_squares
+from naflow_core.solve import (
+    Solution,
+    Stopping,
+    bounded_least_squares,
+    least_squares,
+    least_squares_by_cells,
+)
 
 Array = Any
 
@@ -46,6 +52,7 @@ def invert_linearised(
     damping: Array | float,
     stopping: Stopping,
     systems: tuple[int, ...] = (0,),
+    matrix: Array | None = None,
 ) -> LinearisedInverse:
     """Preimage of `y` under `function` linearised at `x0`.
 
@@ -58,6 +65,8 @@ def invert_linearised(
         unique: whether `damping` is positive, so that a solve with bounds has one minimiser wherever it
             starts. Otherwise it starts from the clipped solution without bounds.
         systems: axes that number independent systems (batch; channels too for depthwise layers).
+        matrix: [O, I], where the Jacobian multiplies the channels of each cell by it, and a solve without
+            bounds is to be made cell by cell.
     """
     y0, jacobian = jax.linearize(function, x0)
     transpose = jax.linear_transpose(jacobian, x0)
@@ -85,7 +94,11 @@ def invert_linearised(
     }
     low, high = bounds
     bounded = low > -jnp.inf or high < jnp.inf
-    if not bounded or not unique:
+    if matrix is not None and not bounded:
+        solution = least_squares_by_cells(
+            matrix, rows, forward, adjoint, right, damping=damping, stopping=stopping
+        )
+    elif not bounded or not unique:
         solution = least_squares(forward, adjoint, right, **options)
     if bounded:
         # in terms of the step away from the anchor, so that damping and right-hand side stay the same

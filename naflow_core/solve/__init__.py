@@ -1,5 +1,6 @@
 """Least-squares solvers. A leaf: knows nothing of ONNX or of the cascade."""
 
+from naflow_core.solve.cells import least_squares_by_cells
 from naflow_core.solve.least_squares import (
     Solution,
     Stopping,
@@ -7,4 +8,4 @@ from naflow_core.solve.least_squares import (
     least_squares,
 )
 
-__all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares"]
+__all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares", "least_squares_by_cells"]

@@ -87,7 +87,7 @@ class _Progress(NamedTuple):
 
     def solution(self, x: Array, stopping: Stopping) -> Solution:
         """The result, with the systems of a picture put together."""
-        relative = jnp.sqrt(_ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
+        relative = jnp.sqrt(ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
         done = self.norm2 <= stopping.tolerance**2 * self.initial2
         done, counts = (a.reshape(len(relative), -1) for a in (done, self.iterations))
         return Solution(x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative))
@@ -104,7 +104,7 @@ def squared_norm(a: Array, systems: tuple[int, ...] = (0,)) -> Array:
     return _dot(a, a, systems)
 
 
-def _ratio(a: Array, b: Array) -> Array:
+def ratio(a: Array, b: Array) -> Array:
     """a / b for b >= 0, and 0 where b is 0."""
     return jnp.where(b > 0, a / jnp.maximum(b, TINY), 0)
 
@@ -138,7 +138,7 @@ class _Damping(NamedTuple):
 
     def squared(self, initial2: Array) -> Array:
         """The squared parameter, given the squared norm of the gradient at x = 0."""
-        return self.value**2 * (1 if self.unit is None else _ratio(initial2, self.unit))
+        return self.value**2 * (1 if self.unit is None else ratio(initial2, self.unit))
 
 
 def _origin(adjoint: LinearMap, b: Array) -> Array:
@@ -178,11 +178,11 @@ def least_squares(
         # in the first iteration x = 0, and the damping follows from what is measured there
         gradient = adjoint(residual) - damped.squared(before.initial2) * x
         progress = before.measured(_dot(gradient, gradient, systems), stopping)
-        direction = gradient + _ratio(progress.norm2, before.norm2) * direction
+        direction = gradient + ratio(progress.norm2, before.norm2) * direction
         image = forward(direction)
         curvature = _dot(image, image, systems).reshape(progress.norm2.shape)
         curvature = curvature + damped.squared(progress.initial2) * _dot(direction, direction, systems)
-        length = jnp.where(progress.active, _ratio(progress.norm2, curvature), 0)
+        length = jnp.where(progress.active, ratio(progress.norm2, curvature), 0)
         x = x + length * direction
         return progress, x, residual - _for_output(length, image.ndim) * image, direction
 
@@ -251,13 +251,13 @@ def bounded_least_squares(
             gradient,
         )
         # A's gain bounds the first step from above; the exact search makes it short enough
-        length = jnp.where(before.count == 0, _ratio(unit, before.reference(square)), at.length)
+        length = jnp.where(before.count == 0, ratio(unit, before.reference(square)), at.length)
         # what a step of this length leaves of the gradient: next to nothing where a bound is near
         free = (at.x - jnp.clip(at.x - length * gradient, low, high)) / jnp.maximum(length, TINY)
         free2 = _dot(free, free, systems)
         first = (before.count == 0) & (before.initial2 == 0)
         progress = before.measured(jnp.where(first, square, free2), stopping)
-        growth = _ratio(free2 - _dot(free, at.gradient, systems), before.norm2)
+        growth = ratio(free2 - _dot(free, at.gradient, systems), before.norm2)
         direction = free + jnp.maximum(growth, 0) * at.direction
         reached = jnp.clip(at.x - length * direction, low, high)
         move = at.x - reached
@@ -266,7 +266,7 @@ def bounded_least_squares(
         norm2 = _dot(move, move, systems)
         curvature = _dot(image, image, systems).reshape(norm2.shape)
         curvature = curvature + damped.squared(progress.initial2) * norm2
-        share = jnp.where(progress.active, jnp.clip(_ratio(slope, curvature), 0, 1), 0)
+        share = jnp.where(progress.active, jnp.clip(ratio(slope, curvature), 0, 1), 0)
         x = jnp.where(share < 1, at.x - share * move, reached)
         residual = at.residual + _for_output(share, image.ndim) * image
         direction = jnp.where(slope > 0, direction, 0)
