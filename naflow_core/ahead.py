@@ -21,8 +21,10 @@ from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.method import Method
 
 MOST_THREADS = 8
+MOST_REMEMBERED = 64
 
 _compiled: set[Hashable] = set()
+_drops = 0
 _lock = threading.Lock()
 
 
@@ -33,9 +35,7 @@ class AheadOfTime:
         self._futures: dict[tuple[str, str], Future[None]] = {}
         # the caller's, which other threads do not inherit; mypy does not see what JAX adds to its config
         device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
-        # what inverts nothing is one program
-        apart = method.inverse != "activation"
-        pending = list(_missing(plan, method, wanted, device)) if apart else []
+        pending = _pending(plan, method, wanted, device)
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
             pool = ThreadPoolExecutor(threads, "naflow-compile")
@@ -74,6 +74,24 @@ class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
         return name in self._program.shapes
 
 
+def _pending(
+    plan: Plan, method: Method, wanted: set[str], device: Any
+) -> list[tuple[Segment, Hashable, Any]]:
+    """What is missing. That nothing is, is remembered: finding out takes milliseconds."""
+    if method.inverse == "activation":  # one program, and not of this kind
+        return []
+    with _lock:
+        asked = (method, frozenset(wanted), device, _drops)
+    if asked in plan.compiled:
+        return []
+    missing = list(_missing(plan, method, wanted, device))
+    if not missing:
+        if len(plan.compiled) >= MOST_REMEMBERED:
+            plan.compiled.clear()
+        plan.compiled.add(asked)
+    return missing
+
+
 def _missing(
     plan: Plan, method: Method, wanted: set[str], device: Any
 ) -> Iterator[tuple[Segment, Hashable, Any]]:
@@ -98,9 +116,11 @@ def _signature(array: Any) -> tuple[tuple[int, ...], str]:
 def drop_programs() -> None:
     """Give back the memory of every compiled program in this process; what is needed again is compiled again
     (or comes from JAX's compilation cache). Not for use while something is computed on another thread."""
+    global _drops
     jax.clear_caches()
     with _lock:
         _compiled.clear()
+        _drops += 1
 
 
 def _compile(key: Hashable, call: tuple[Any, ...], device: Any) -> None:

@@ -7,7 +7,7 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -136,6 +136,11 @@ class Plan:
             if part.source in needed:
                 needed.add(part.target)
         return tuple(part for part in parts if part.source in needed)
+
+    @functools.cached_property
+    def compiled(self) -> set[Hashable]:
+        """Methods and layers of which every program is known to be compiled; for `ahead`."""
+        return set()
 
     @functools.cached_property
     def _interiors(self) -> dict[str, tuple[Segment, ...]]:

@@ -55,6 +55,24 @@ def test_what_is_compiled_is_not_compiled_again(monkeypatch, nothing_compiled):
     assert compiled == []
 
 
+def test_a_plan_whose_programs_are_there_is_not_searched_until_they_are_dropped(
+    monkeypatch, nothing_compiled
+):
+    searched: list[object] = []
+    real = ahead._missing
+    monkeypatch.setattr(ahead, "_missing", lambda *rest: searched.append(1) or real(*rest))
+    model = nf.load(network("residual"))
+
+    def searches() -> int:
+        searched.clear()
+        model.explain(picture(1), layers="spine").collect()
+        return len(searched)
+
+    assert [searches() for _ in range(4)] == [1, 1, 0, 0]  # compiles, finds that nothing is missing, knows it
+    ahead.drop_programs()
+    assert [searches() for _ in range(3)] == [1, 1, 0]
+
+
 def test_an_abandoned_explanation_leaves_no_thread(nothing_compiled):
     explanation = nf.load(network("residual")).explain(picture(1), layers="spine")
     next(explanation)
