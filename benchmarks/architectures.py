@@ -1,11 +1,11 @@
 """What happens to each network of a folder: forward error, classes of rules, seconds, memory, conservation.
 
-    python benchmarks/architectures.py FOLDER [FOLDER...] --out docs/architectures.md
+    python benchmarks/architectures.py FOLDER [FOLDER...] --light --out docs/architectures.md
 
 Every .onnx file is taken on its own, in a process of its own, with default settings and seeded noise as its
 input: inspected, its forward pass compared with onnxruntime at every tensor, and explained twice. The second
 explanation is the one that is timed: it compiles nothing. The files are written by the export.py of each
-folder of tests/frameworks.
+folder of tests/frameworks; --light adds the graphs that the onnx package brings along, with seeded weights.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 import naflow_core as nf
 from naflow_core.measure import machine
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+
+from support.light_networks import NINE, light_network
 
 CLASSES = {"exact": "exact", "least_squares": "solved", "mask": "mask", "passthrough": "pass"}
 OPEN_SIZE = {"ppocr_cls_mobilenetv3_paddle": (1, 3, 48, 192)}
@@ -37,9 +43,10 @@ PAGE = """\
 
 Small networks of well-known architectures with seeded random weights, as five exporters write them
 ([PyTorch](frameworks/pytorch.md) twice, [TensorFlow](frameworks/tensorflow.md), [JAX](frameworks/jax.md),
-[PaddlePaddle](frameworks/paddle.md)); each verified and explained with default settings. The table "trained"
-holds models that people use; they are not part of this repository. Written by
-`python benchmarks/architectures.py FOLDER... --out docs/architectures.md` on {machine}.
+[PaddlePaddle](frameworks/paddle.md)); each verified and explained with default settings. The table "light"
+holds the full-size graphs that the onnx package brings along without weights, with seeded He-normal ones; the
+table "trained" models that people use, which are not part of this repository. Written by
+`python benchmarks/architectures.py FOLDER... --light --out docs/architectures.md` on {machine}.
 
 * segments: between neighbouring tensors of the spine; in brackets how many of them are composites
 * classes: segments inverted exactly, solved by least squares, masked by abandonment, or passed through
@@ -156,6 +163,7 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--light", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -163,10 +171,22 @@ def main() -> None:
         print(json.dumps(measure(options.one)))
         return
     rows = []
+
+    def add(path: Path) -> None:
+        rows.append(alone(path))
+        print(line(rows[-1]), flush=True)
+
     for folder in options.folders:
         for path in sorted(folder.glob("*.onnx")):
-            rows.append(alone(path))
-            print(line(rows[-1]), flush=True)
+            add(path)
+    if options.light:
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in NINE:
+                path = Path(scratch, "light", f"{name}.onnx")
+                path.parent.mkdir(exist_ok=True)
+                onnx.save(light_network(name), path)
+                add(path)
+                path.unlink()
     if options.out:
         options.out.write_text(page(rows), encoding="utf-8")
     if options.json:
