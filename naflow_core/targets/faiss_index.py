@@ -21,13 +21,15 @@ def check(metric: str) -> Any:
         OptionError: it is not installed, or has no exact index for this metric.
     """
     if metric not in METRICS:
-        raise OptionError(f"faiss does not know the metric {metric!r}", hint="use search='jax'")
+        raise OptionError(
+            f"faiss does not know the metric {metric!r}", hint="leave search at jax, or choose another metric"
+        )
     try:
         return importlib.import_module("faiss")
     except ImportError as error:
         raise OptionError(
-            "search='faiss' needs faiss, which is not installed",
-            hint="pip install 'naflow[faiss]', or use search='jax'",
+            "search by faiss needs faiss, which is not installed",
+            hint="pip install 'naflow[faiss]', or leave search at jax",
         ) from error
 
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from naflow_core.errors import OptionError
 from naflow_core.targets import faiss_index
 from naflow_core.targets.banks import Bank
 from naflow_core.targets.metrics import Metric, pairwise
@@ -48,10 +47,11 @@ class Candidates(NamedTuple):
 def search(
     metric: Metric, queries: np.ndarray, bank: Bank, k: int, backend: str = "jax"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`nearest` in a bank, by one of `BACKENDS`; both give the same.
+    """`nearest` in a bank, by one of `BACKENDS`; both give the same. Where faiss cannot tell which rows are
+    nearest, because thousands are equally near, the other one is asked.
 
     Raises:
-        OptionError: faiss is not installed, does not know the metric, or cannot tell the order.
+        OptionError: faiss is not installed, or does not know the metric.
     """
     rows = bank.embeddings
     if backend == "jax":
@@ -67,10 +67,7 @@ def search(
         if sure.all():
             return found, values
         if count >= FAISS_CANDIDATES:
-            raise OptionError(
-                f"faiss cannot tell the {k} nearest in bank {bank.source!r}: too many are equally near",
-                hint="use search='jax'",
-            )
+            return nearest(metric, queries, rows, k)
         count = min(4 * count, len(rows))
 
 

@@ -7,13 +7,22 @@ are written as JSON. What is unknown or impossible is refused, with the name of 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -237,6 +246,8 @@ class BankSettings(Section):
         append_bytes: embeddings of one append, and its labels.
         total_bytes: of all banks on disk.
         memory_bytes: of embeddings that are kept in memory for requests to come, those used last.
+        search: "jax", or "faiss" where that is installed: for the metrics that it knows, at the price of
+            another copy of a bank in memory, beside memory_bytes, for each metric that is asked for.
     """
 
     path: Path | None = None
@@ -246,6 +257,14 @@ class BankSettings(Section):
     append_bytes: Annotated[int, Field(ge=1, le=256 * MIB)] = 16 * MIB
     total_bytes: PositiveInt = 8 * GIB
     memory_bytes: PositiveInt = 1 * GIB
+    search: Literal["jax", "faiss"] = "jax"
+
+    @field_validator("search")
+    @classmethod
+    def _installed(cls, search: str) -> str:
+        if search == "faiss" and importlib.util.find_spec("faiss") is None:
+            raise ValueError("faiss is not installed (pip install 'naflow[faiss]', or leave it at jax)")
+        return search
 
 
 class CompilationSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -115,6 +116,24 @@ def test_explain_with_a_bank(bank: Path, tmp_path: Path) -> None:
     assert flows[0] == flows[1]
 
 
+def test_a_bank_searched_by_faiss(bank: Path, tmp_path: Path) -> None:
+    """Where it is installed, to the same files; else one line says what to install."""
+    arguments = ("explain", MODEL, QUERY, *TOP, "--bank", bank, "--quiet")
+    faiss = naflow(*arguments, "--search", "faiss", "--out", tmp_path / "faiss")
+    if importlib.util.find_spec("faiss") is None:
+        assert (faiss.status, len(faiss.stderr.splitlines())) == (2, 1)
+        assert "faiss, which is not installed (pip install 'naflow[faiss]'" in faiss.stderr
+        return
+    assert faiss.status == 0, faiss.stderr
+    plain = naflow(*arguments, "--search", "jax", "--out", tmp_path / "jax")
+    assert plain.status == 0, plain.stderr
+    found = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("faiss", "jax")]
+    assert found[0]["run"] == found[1]["run"]
+    assert found[0]["target"] == found[1]["target"]
+    flows = [(tmp_path / name / "flows.npz").read_bytes() for name in ("faiss", "jax")]
+    assert flows[0] == flows[1]
+
+
 def test_another_label_of_the_bank(bank: Path, tmp_path: Path) -> None:
     _, manifest = explained(tmp_path, "--bank", bank, "--target", "class:digit 6", "--neighbours", 5)
     assert manifest["target"]["label"] == "digit 6"
@@ -161,6 +180,9 @@ BANK = "BANK"
         (("--metric", "dot"), "--metric has no effect on class scores"),
         ((*REFERENCE, "--bank", BANK), "--reference and --bank exclude each other"),
         ((*REFERENCE, "--neighbours", 3), "--neighbours has no effect with --reference"),
+        ((*REFERENCE, "--search", "faiss"), "--search needs a bank in a file"),
+        (("--search", "faiss"), "--search has no effect on class scores"),
+        (("--bank", BANK, "--search", "annoy"), "search 'annoy' does not exist (use jax or faiss)"),
         ((*REFERENCE, "--target", "class:3"), "--target class:3 has no effect with --reference"),
         ((*REFERENCE, "--metric", "cosin"), "did you mean 'cosine'"),
         ((*REFERENCE, "--normalise", "max"), "normalise 'max' does not exist"),

@@ -151,6 +151,8 @@ def test_both_sides_are_those_of_a_pair(folder: Path, address: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--bank", "bank.npz", "--search", "jax"), "a server has its own setting"),
+        (("--server-bank", "kept", "--search", "faiss"), "the server has its own"),
         (("--server-bank", "absent"), "there is no bank 'absent'"),
         (("--bank", "bank.npz", "--target", "class:nobody"), "'nobody' is none of the labels"),
         (("--reference", SUPPORTS[0], "--reference", "rows.npy"), "does not take together"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,15 @@ def test_a_wrong_variable_is_named(
     with pytest.raises(SettingsError) as caught:
         read_settings()
     assert named in str(caught.value)
+
+
+def test_faiss_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(SettingsError, match=r"banks\.search: .*pip install 'naflow\[faiss\]'"):
+        read_settings(flags={"banks.search": "faiss"})
+    monkeypatch.setitem(sys.modules, "faiss", types.ModuleType("faiss"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert read_settings(flags={"banks.search": "faiss"}).banks.search == "faiss"
 
 
 def test_secrets_are_never_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

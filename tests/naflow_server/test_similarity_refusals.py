@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from naflow.v1 import tensor_pb2 as te
 from naflow_server.engine import Engine
 from naflow_server.engine.banks import Banks, Snapshot
 from naflow_server.engine.targets import Lookup
-from naflow_server.engine.types import BankQuery
+from naflow_server.engine.types import BankQuery, LabelledEmbeddings
 from naflow_server.settings import BankSettings
 from support.embedding_networks import embedding_network, pictures
 from support.engines import install
@@ -182,6 +184,30 @@ def test_banks_used_last_stay_in_memory(most: int, reads: int, tmp_path: Path) -
             assert found.positions.tolist() == [0, 1, 3]
             assert found.target.bank.labels == ("a", "b", "c")
             assert banks.reads == reads
+        finally:
+            await banks.close()
+
+    asyncio.run(work())
+
+
+def test_faiss_is_for_banks_that_the_server_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And for the metrics that it knows; the rest is searched as without it."""
+    monkeypatch.setitem(sys.modules, "faiss", types.ModuleType("faiss"))  # only looked for, never called
+
+    async def work() -> None:
+        banks = Banks(BankSettings(path=tmp_path / "banks"))
+        await banks.start()
+        try:
+            await banks.create("b", 4, "ab" * 32)
+            await banks.append("b", EMBEDDED, ["a", "b"], model_sha256="ab" * 32)
+            lookup = Lookup(banks, 1 << 20, "faiss")
+            sent = LabelledEmbeddings(EMBEDDED, ("a", "b"), "ab" * 32)
+            for query, search in (
+                (BankQuery("b"), "faiss"),
+                (BankQuery("b", metric="image-to-class"), "jax"),
+                (BankQuery(sent), "jax"),
+            ):
+                assert (await lookup.find(query, "ab" * 32)).target.search == search
         finally:
             await banks.close()
 

@@ -140,7 +140,9 @@ def core_target(
     options = comparands.options
     how = (options.metric, options.normalise, options.coefficients)
     if comparands.bank is not None:
-        return nf.BankTarget(comparands.bank, options.neighbours, comparands.label, *how)
+        return nf.BankTarget(
+            comparands.bank, options.neighbours, comparands.label, *how, search=options.search
+        )
     rows = [
         model.embed(part, output=output, batch_size=1) if isinstance(part, dict) else part
         for part in comparands.parts

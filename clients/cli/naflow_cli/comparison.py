@@ -31,6 +31,7 @@ class Comparison:
         sides: pairs of inputs and references, in order, and which of the two are explained.
         server_bank: name of a bank that the server keeps.
         point: pixel (x, y) of the inputs' tensors, to show what answers to it in the references.
+        search: what finds the nearest in `bank`; not in manifests, for the answer is the same.
     """
 
     references: tuple[Path, ...]
@@ -44,6 +45,7 @@ class Comparison:
     sides: str | None = None
     server_bank: str | None = None
     point: tuple[int, int] | None = None
+    search: str = "jax"
 
     @classmethod
     def from_options(
@@ -54,6 +56,7 @@ class Comparison:
         contrast: bool = False,
         sides: str | None = None,
         point: tuple[int, int] | None = None,
+        search: str | None = None,
     ) -> Comparison | None:
         """From the command line; None where a class is explained.
 
@@ -69,7 +72,7 @@ class Comparison:
         found = [name for name in SOURCES if sources[name]]
         if not found:
             idle = [*given, *(["contrast"] if contrast else []), *(["sides"] if sides else [])]
-            idle += ["point"] if point else []
+            idle += [*(["point"] if point else []), *(["search"] if search else [])]
             if idle:
                 raise nf.OptionError(
                     f"--{idle[0]} has no effect on class scores", hint="give --reference or --bank"
@@ -81,6 +84,9 @@ class Comparison:
             raise nf.OptionError(f"{names} exclude each other", hint="leave one out")
         if "neighbours" in given and "bank" not in source:
             raise nf.OptionError(f"--neighbours has no effect with --{source}", hint="leave it out")
+        if search and source != "bank":
+            owner = "the server has its own" if source == "server_bank" else "give --bank"
+            raise nf.OptionError("--search needs a bank in a file", hint=owner)
         if contrast and source != "supports":
             raise nf.OptionError("--contrast needs ways to choose from", hint="give --supports")
         if (sides or point) and source != "reference":
@@ -105,6 +111,7 @@ class Comparison:
             sides=sides or ("query" if point else None),
             point=point,
             server_bank=sources["server_bank"],
+            search=search or "jax",
         )
 
     @classmethod

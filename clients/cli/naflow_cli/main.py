@@ -160,6 +160,7 @@ def explain(
     neighbours: Annotated[
         int | None, typer.Option(help="How many of the bank's nearest vote, default 20.")
     ] = None,
+    search: Annotated[str | None, typer.Option(help="In the bank, by jax (default) or faiss.")] = None,
     layers: Annotated[
         str, typer.Option(help="blocks, spine, nodes, or tensor names separated by commas.")
     ] = "blocks",
@@ -244,6 +245,7 @@ def explain(
                 contrast=contrast,
                 sides=sides,
                 point=parse_point(point) if point is not None else None,
+                search=search,
             ),
             model=model,
             inputs=inputs or [],
@@ -268,6 +270,8 @@ def explain(
         return
     from naflow_cli.remote import Remote, explain_remotely
 
+    if search is not None:
+        raise typer.BadParameter("--search is for banks that are searched here; a server has its own setting")
     if request.comparison is not None and request.comparison.point:
         raise typer.BadParameter("--point is computed in this process; leave --server out")
     files = {

@@ -63,7 +63,7 @@ class Engine:
         limits = nf.Limits(**settings.repository.limits.model_dump())
         self._uploads = Uploads(settings.repository.path, settings.repository.upload, limits)
         self.banks = Banks(settings.banks)
-        self._lookup = Lookup(self.banks, settings.banks.memory_bytes)
+        self._lookup = Lookup(self.banks, settings.banks.memory_bytes, settings.banks.search)
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_load: asyncio.Task[None] | None = None
         self._draining = False

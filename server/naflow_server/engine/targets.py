@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 import naflow_core as nf
+from naflow_core.targets import faiss_index
 from naflow_core.targets.aim import check_vectors
 from naflow_server.engine.banks import BankInfo, Banks, Snapshot, refusals
 from naflow_server.engine.banks.checks import LABEL_BYTES, UNPRINTABLE
@@ -117,10 +118,11 @@ class Lookup:
 
     Args:
         most: bytes of embeddings to keep.
+        search: what finds the nearest in them, for the metrics that it knows.
     """
 
-    def __init__(self, banks: Banks, most: int) -> None:
-        self._banks, self._most = banks, most
+    def __init__(self, banks: Banks, most: int, search: str = "jax") -> None:
+        self._banks, self._most, self._search = banks, most, search
         self._kept: OrderedDict[BankVersion, tuple[nf.Bank, np.ndarray | None]] = OrderedDict()
 
     def check(self, target: Target) -> None:
@@ -161,7 +163,7 @@ class Lookup:
             self._keep(version, found)
         bank, rows = found
         _check_wanted(query.wanted, bank.labels, "target.bank_target.wanted")
-        return Found(_target(query, bank), version, rows)
+        return Found(_target(query, bank, self._search), version, rows)
 
     def _usable(self, name: str) -> BankInfo:
         try:
@@ -204,9 +206,10 @@ def _labelled(snapshot: Snapshot, name: str) -> tuple[nf.Bank, np.ndarray | None
     return nf.Bank(embeddings, labels, snapshot.model_sha256, source=name), rows
 
 
-def _target(query: BankQuery, bank: nf.Bank) -> nf.BankTarget:
+def _target(query: BankQuery, bank: nf.Bank, search: str = "jax") -> nf.BankTarget:
+    how = (query.metric, query.normalise, query.coefficients, query.temperature)
     return nf.BankTarget(
-        bank, query.k, query.wanted, query.metric, query.normalise, query.coefficients, query.temperature
+        bank, query.k, query.wanted, *how, search=search if query.metric in faiss_index.METRICS else "jax"
     )
 
 
