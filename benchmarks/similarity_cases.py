@@ -64,9 +64,14 @@ class Encoder:
     def similarity(self, embeddings: np.ndarray, references: np.ndarray) -> np.ndarray:
         """[N] of pair by pair, in plain numpy."""
         if self.metric == "image-to-class":
-            return np.array([_descriptors(e, r) for e, r in zip(embeddings, references, strict=True)])
+            return self.places(embeddings, references).mean(axis=(1, 2))
         first, second = (_unit(rows.reshape(len(rows), -1), 1) for rows in (embeddings, references))
         return np.asarray((first * second).sum(axis=1))
+
+    def places(self, embeddings: np.ndarray, references: np.ndarray) -> np.ndarray:
+        """[N, h, w]: mean cosine of each local descriptor and its 3 nearest of the other picture."""
+        pairs = zip(embeddings, references, strict=True)
+        return np.stack([_descriptors(e, r).reshape(e.shape[1:]) for e, r in pairs])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,10 +102,9 @@ def _unit(rows: np.ndarray, axis: int) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=axis, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def _descriptors(embedding: np.ndarray, reference: np.ndarray) -> float:
-    """Mean cosine of each local descriptor of [C, h, w] and its 3 nearest of the other picture."""
+def _descriptors(embedding: np.ndarray, reference: np.ndarray) -> np.ndarray:
     first, second = (_unit(e.reshape(len(e), -1), 0) for e in (embedding, reference))
-    return float(np.sort(first.T @ second, axis=1)[:, -3:].mean())
+    return np.asarray(np.partition(first.T @ second, -3, axis=1)[:, -3:].mean(axis=1))
 
 
 def digits(count: int, seed: int) -> tuple[Encoder, Iterator[Pairs]]:

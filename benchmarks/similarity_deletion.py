@@ -2,8 +2,10 @@
 
     python benchmarks/similarity_deletion.py [--pairs 150] [--only NAME] [--json FILE]
 
-The strongest cells of the query's flow are painted over with the query's median colour, in every layer, and
-the fall of its similarity to the reference is measured with onnxruntime. The same is done with
+The strongest cells of the query's flow are removed, in every layer, and the fall of its similarity to the
+reference is measured with onnxruntime. How cells are removed is said in similarity_removal.py: vectors are
+measured with paint, local descriptors are taken out, and for comparison painted over, too. The same is done
+with
 
 * random cells: as many of the same size, mean of several draws;
 * random reference: the strongest cells of the flow for a wrong reference, the similarity still taken to the
@@ -18,18 +20,21 @@ the wrong reference shows. Photographs, where NAFLOW_ZOO names a folder with mod
 First table: the fall of the similarity, mean over layers and pairs, and how much more the flow lowers it than
 each control, with the 95 % bootstrap interval over pairs (over photographs, where several pairs share one). A
 control loses where the interval lies above 0. Second table: the share of the flow that lies on the matching
-half of a query with two digits or photographs; chance is 0.5. Single layers are in the JSON file.
+half of a query with two digits or photographs; chance is 0.5. Single layers are in the JSON file, and so is
+the similarity of a query that is painted over wholly ("blank"): where that is hardly lower, paint removes
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from similarity_cases import (
@@ -43,38 +48,38 @@ from similarity_cases import (
     encoder_of,
     photograph_pairs,
 )
+from similarity_removal import REMOVALS, Removal, without
 
 import naflow_core as nf
 from measures import Interval
+
+
+class Way(NamedTuple):
+    """What makes the coefficients. `metric`: that of the encoder when empty."""
+
+    coefficients: str
+    normalise: str
+    metric: str = ""
+
+    def __str__(self) -> str:
+        name = self.coefficients if self.coefficients == "gradient" else ", ".join(self[:2])
+        return f"{name}, {self.metric}" if self.metric else name
+
 
 SHARES = (0.05, 0.2)
 DRAWS = 5
 CELLS = "random cells"
 CONTROLS = (CELLS, REFERENCE, SHUFFLED)
-TARGETS = (("contribution", "minmax"), ("contribution", "none"), ("gradient", "none"))
+CONTRIBUTION = Way("contribution", "minmax")
+GRADIENT = Way("gradient", "none")
+WAYS = (CONTRIBUTION, Way("contribution", "none"), GRADIENT)
+WAYS_OF = {
+    "cosine": (CONTRIBUTION, GRADIENT),
+    "image-to-class": (GRADIENT, CONTRIBUTION, Way("gradient", "none", "image-to-class-full")),
+}
 DIGITS = "digits"
 
 Rows = dict[str, list[dict[str, Any]]]
-
-
-def without(pictures: np.ndarray, maps: np.ndarray, share: float) -> np.ndarray:
-    """The pictures with the strongest cells of their maps painted over.
-
-    Args:
-        pictures: uint8 [N, H, W] or [N, H, W, 3]; maps: [N, h, w]; share: of the cells.
-    """
-    count, height, width = maps.shape
-    cells = max(1, round(share * height * width))
-    strongest = np.argsort(-maps.reshape(count, -1), axis=1)[:, :cells]
-    gone = np.zeros((count, height * width), bool)
-    np.put_along_axis(gone, strongest, True, axis=1)
-    rows, columns = (
-        np.arange(large) * small // large
-        for large, small in zip(pictures.shape[1:3], (height, width), strict=True)
-    )
-    gone = gone.reshape(maps.shape)[:, rows[:, None], columns]
-    grey = np.median(pictures, axis=(1, 2), keepdims=True).astype(np.uint8)
-    return np.where(gone.reshape(*gone.shape, *[1] * (pictures.ndim - 3)), grey, pictures)
 
 
 def matching_share(maps: np.ndarray, first: np.ndarray, axis: int = 2) -> np.ndarray:
@@ -105,15 +110,12 @@ def spaced(names: tuple[str, ...], count: int | None) -> tuple[str, ...]:
     return tuple(names[i] for i in places)
 
 
-def flows(
-    encoder: Encoder, case: Pairs, target: tuple[str, str], layers: tuple[str, ...]
-) -> dict[str, list[np.ndarray]]:
+def flows(encoder: Encoder, case: Pairs, way: Way, layers: tuple[str, ...]) -> dict[str, list[np.ndarray]]:
     """For the flow and each control with a reference of its own: the maps [N, h, w] of every layer."""
-    coefficients, normalise = target
     maps = {}
     for name, reference in case.references.items():
         aim = nf.SimilarityTarget(
-            reference, metric=encoder.metric, normalise=normalise, coefficients=coefficients, paired=True
+            reference, way.metric or encoder.metric, way.normalise, way.coefficients, paired=True
         )
         found = encoder.model.explain(
             encoder.as_input(case.queries), aim, layers=layers, batch_size=encoder.batch
@@ -133,7 +135,7 @@ def measure(
     encoder: Encoder,
     case: Pairs,
     seed: int,
-    targets: tuple[tuple[str, str], ...] = TARGETS,
+    ways: tuple[Way, ...] = WAYS,
     shares: tuple[float, ...] = SHARES,
 ) -> Rows:
     """Rows of both tables for one kind of pairs."""
@@ -144,37 +146,36 @@ def measure(
         for name, reference in case.references.items()
     }
 
-    def falls(maps: list[np.ndarray], share: float) -> np.ndarray:
-        """[layers, N]"""
-        return np.stack(
-            [
-                before[FLOW] - encoder.similarity(encoder.embed(without(case.queries, m, share)), wanted)
-                for m in maps
-            ]
-        )
+    everything = np.ones((len(wanted), 1, 1))
+    blank = encoder.similarity(encoder.embed(without(case.queries, everything, 1.0)), wanted)
+    similarity = {name: float(values.mean()) for name, values in before.items()}
+    similarity["blank"] = float(blank.mean())
 
-    by_chance: dict[float, np.ndarray] = {}
+    def falls(removal: Removal, maps: list[np.ndarray], share: float) -> np.ndarray:
+        """[layers, N]"""
+        left = [removal(encoder, case.queries, m, share, wanted) for m in maps]
+        return before[FLOW] - np.stack(left)
+
+    by_chance: dict[tuple[str, float], np.ndarray] = {}
     rows: Rows = {"deletion": [], "halves": []}
-    for target in targets:
-        maps = flows(encoder, case, target, layers)
-        way = target[0] if target[0] == "gradient" else ", ".join(target)
-        for share in shares:
-            if share not in by_chance:
-                sizes = [m.shape for m in maps[FLOW]]
-                by_chance[share] = np.mean(
-                    [falls([rng.random(size) for size in sizes], share) for _ in range(DRAWS)], axis=0
-                )
-            found = {name: falls(own, share) for name, own in maps.items()} | {CELLS: by_chance[share]}
-            facts = {"query": case.name, "pairs": len(wanted), "coefficients": way, "removed": share}
-            similarity = {name: float(values.mean()) for name, values in before.items()}
-            rows["deletion"].append(facts | {"similarity": similarity} | _summary(found, layers, case.groups))
+    for way in ways:
+        maps = flows(encoder, case, way, layers)
+        for (how, removal), share in itertools.product(REMOVALS[encoder.metric], shares):
+            if (how, share) not in by_chance:
+                drawn = [[rng.random(m.shape) for m in maps[FLOW]] for _ in range(DRAWS)]
+                by_chance[how, share] = np.mean([falls(removal, draw, share) for draw in drawn], axis=0)
+            found = {name: falls(removal, own, share) for name, own in maps.items()}
+            found[CELLS] = by_chance[how, share]
+            facts = {"query": case.name, "pairs": len(wanted), "coefficients": str(way), "how": how}
+            facts |= {"removed": share, "similarity": similarity}
+            rows["deletion"].append(facts | _summary(found, layers, case.groups))
         if case.first is not None:
             halves = {
                 name: np.stack([matching_share(m, case.first, case.axis) for m in own])
                 for name, own in maps.items()
             }
             rows["halves"].append(
-                {"query": case.name, "coefficients": way}
+                {"query": case.name, "coefficients": str(way)}
                 | {name: interval(values.mean(0), case.groups) for name, values in halves.items()}
                 | {"layers": dict(zip(layers, halves[FLOW].mean(1).tolist(), strict=True))}
             )
@@ -202,10 +203,20 @@ def _print(titles: list[str], rows: list[list[str]]) -> None:
 def report(found: Rows) -> None:
     """Print both tables."""
     _print(
-        ["query", "pairs", "coefficients", "removed", *(f"fall: {name}" for name in (FLOW, *CONTROLS))]
+        [
+            "query",
+            "pairs",
+            "coefficients",
+            "how",
+            "removed",
+            "before",
+            "blank",
+            *(f"fall: {name}" for name in (FLOW, *CONTROLS)),
+        ]
         + [f"lead over {name}" for name in CONTROLS],
         [
-            [row["query"], str(row["pairs"]), row["coefficients"], f"{row['removed']:.0%}"]
+            [row["query"], str(row["pairs"]), row["coefficients"], row["how"], f"{row['removed']:.0%}"]
+            + [f"{row['similarity'][name]:.3f}" for name in (FLOW, "blank")]
             + [f"{row['fall'][name]:.3f}" for name in (FLOW, *CONTROLS)]
             + [str(row["lead"][name]) for name in CONTROLS]
             for row in found["deletion"]
@@ -240,7 +251,7 @@ def main() -> None:
         else:
             encoder = encoder_of(Path(str(folder)), name)
             cases = photograph_pairs(encoder, Path(str(folder)), name, options.seed)
-            choices = {"targets": (TARGETS[0], TARGETS[-1]), "shares": SHARES[-1:]}
+            choices = {"ways": WAYS_OF[encoder.metric], "shares": SHARES[-1:]}
         found: Rows = {"deletion": [], "halves": []}
         for case in cases:
             for table, rows in measure(encoder, case, options.seed, **choices).items():

@@ -129,12 +129,29 @@ def euclidean(embedding: Array, references: Array) -> tuple[Array, Array]:
 def image_to_class(embedding: Array, references: Array) -> tuple[Array, Array]:
     """Mean cosine between each local descriptor and its 3 nearest among those of all references together.
 
+    Differentiated, the lengths of the descriptors of `embedding` are held. A cosine does not change with the
+    length, so its full gradient times the descriptor adds up to zero at every place, and is zero where two
+    descriptors agree: it shows where they differ. With the lengths held it adds up to the place's share of
+    the similarity.
+
     Source: W. Li et al., "Revisiting Local Descriptor based Image-to-Class Measure for Few-shot Learning",
     CVPR 2019, which sums where this takes the mean.
     """
+    return _image_to_class(embedding, references, lax.stop_gradient)
+
+
+@register("image-to-class-full", pools=True, directional=True, maps_only=True)
+def image_to_class_full(embedding: Array, references: Array) -> tuple[Array, Array]:
+    """The same similarity as `image_to_class`, with its full gradient."""
+    return _image_to_class(embedding, references, lambda lengths: lengths)
+
+
+def _image_to_class(
+    embedding: Array, references: Array, held: Callable[[Array], Array]
+) -> tuple[Array, Array]:
     channels = embedding.shape[0]
-    query = _safe_unit(embedding.reshape(channels, -1).T)
-    pool = _safe_unit(jnp.moveaxis(references, 1, -1).reshape(-1, channels))
+    query = _safe_unit(embedding.reshape(channels, -1).T, held)
+    pool = _safe_unit(jnp.moveaxis(references, 1, -1).reshape(-1, channels), held)
     count = min(NEAREST_DESCRIPTORS, pool.shape[0])
     near, places = lax.top_k(jnp.matmul(query, pool.T, precision=lax.Precision.HIGHEST), count)
     del near  # taken again from the places, so that the sum of the contributions is the similarity
@@ -143,11 +160,11 @@ def image_to_class(embedding: Array, references: Array) -> tuple[Array, Array]:
     return contributions, contributions.sum()
 
 
-def _safe_unit(descriptors: Array) -> Array:
-    """Rows at unit length; a row of zeros (a position where no channel is on) stays zero."""
+def _safe_unit(descriptors: Array, held: Callable[[Array], Array]) -> Array:
+    """Rows at unit length, divided by `held` of it; a row of zeros (no channel is on) stays zero."""
     squares = jnp.sum(descriptors * descriptors, axis=1, keepdims=True)
     alive = squares > 0
-    return jnp.where(alive, descriptors / jnp.sqrt(jnp.where(alive, squares, 1.0)), 0.0)
+    return jnp.where(alive, descriptors / held(jnp.sqrt(jnp.where(alive, squares, 1.0))), 0.0)
 
 
 def _summed(terms: Array) -> tuple[Array, Array]:

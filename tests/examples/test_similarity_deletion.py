@@ -24,7 +24,7 @@ def two_digits() -> Any:
     encoder, pairs = cases.digits(48, seed=3)
     *_, case = pairs
     case = dataclasses.replace(case, layers=2)
-    return deletion.measure(encoder, case, 3, targets=(("gradient", "none"),))
+    return deletion.measure(encoder, case, 3, ways=(deletion.GRADIENT,))
 
 
 def test_the_flow_beats_random_cells(two_digits: Any) -> None:

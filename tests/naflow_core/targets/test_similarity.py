@@ -79,16 +79,21 @@ def test_local_descriptors_against_plain_numpy(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", MAPS)
-def test_the_gradient_of_local_descriptors_matches_finite_differences(head: str) -> None:
+@pytest.mark.parametrize("held", [True, False])
+def test_the_gradient_of_local_descriptors_matches_finite_differences(head: str, held: bool) -> None:
     model, proto = network(head)
     references = model.embed(pictures(3, seed=1))
-    target = nf.SimilarityTarget(references, "image-to-class", coefficients="gradient")
+    target = nf.SimilarityTarget(references, "image-to-class" if held else "image-to-class-full")
     _, t, G, explanation = aimed(model, pictures(2), target)
     embed = head_of(proto, explanation.plan.top, explanation.plan.head.output)
     pool = unit_rows(np.moveaxis(references, 1, -1).reshape(-1, references.shape[1]).astype(np.float64))
 
+    lengths = [lengths_of(e.reshape(len(e), -1).T) for e in embed(t)]
+
     def score(top: np.ndarray) -> np.ndarray:
-        each = [unit_rows(e.reshape(len(e), -1).T) @ pool.T for e in embed(top)]
+        rows = [e.reshape(len(e), -1).T for e in embed(top)]
+        own = lengths if held else [lengths_of(r) for r in rows]
+        each = [r / n @ pool.T for r, n in zip(rows, own, strict=True)]
         return np.array([np.sort(table, axis=1)[:, -3:].mean() for table in each])
 
     directions = np.random.default_rng(3).normal(size=(4, *t.shape)) * np.abs(t)
@@ -96,8 +101,30 @@ def test_the_gradient_of_local_descriptors_matches_finite_differences(head: str)
     close(np.einsum("d...,...->d...", directions, G).reshape(4, len(t), -1).sum(axis=2), measured)
 
 
+def test_what_local_descriptors_contribute_is_seen_where_they_are() -> None:
+    """Activation times coefficient adds up, place by place, to the similarity there, and for the full
+    gradient to nothing."""
+    random = np.random.default_rng(5)
+    e, r = (random.random((n, 4, 3, 2), np.float32) for n in (2, 3))
+    e[0, :, 1, 1] = 0  # no channel is on
+    pool = unit_rows(np.moveaxis(r, 1, -1).reshape(-1, 4))
+    for name in ("image-to-class", "image-to-class-full"):
+        p, s, G = (np.asarray(a) for a in measure(nf.metrics.REGISTRY.find(name), True, e, r))
+        assert np.isfinite(G).all()
+        for i in range(2):
+            table = unit_rows(e[i].reshape(4, -1).T) @ pool.T
+            own = np.sort(table, axis=1)[:, -3:].mean(axis=1)
+            wanted = own / own.size if name == "image-to-class" else np.zeros(6)
+            np.testing.assert_allclose((e[i] * G[i]).sum(axis=0).ravel(), wanted, atol=1e-6)
+            np.testing.assert_allclose([s[i], p[i].sum()], own.mean(), rtol=1e-5)
+
+
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return rows / lengths_of(rows)
+
+
+def lengths_of(rows: np.ndarray) -> np.ndarray:
+    return np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def logits_like(metric: str) -> onnx.ModelProto:
