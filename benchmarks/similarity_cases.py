@@ -23,6 +23,7 @@ sys.path.insert(0, str(EXAMPLE))
 from views import as_input, draw, draw_two, load_scans  # noqa: E402  (a folder of scripts, not a package)
 
 DIGITS_MODEL = EXAMPLE / "contrastive_digits.onnx"
+DIGITS_TOP = "top_relu"
 FLOW, REFERENCE, SHUFFLED = "flow", "random reference", "shuffled channels"
 BATCH = 64  # pictures that onnxruntime gets at a time
 LAYERS = 4  # of a photograph's flow, evenly spaced, the top one included
@@ -110,6 +111,14 @@ def _descriptors(embedding: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def digits(count: int, seed: int) -> tuple[Encoder, Iterator[Pairs]]:
     """Pairs of the contrastive digits' encoder: one digit in the query, and two."""
     encoder = Encoder.of(onnx.load(DIGITS_MODEL), as_input, "cosine", BATCH)
+    return encoder, _digit_pairs(encoder.embed, count, seed)
+
+
+def digit_descriptors(count: int, seed: int) -> tuple[Encoder, Iterator[Pairs]]:
+    """The same pairs for the local descriptors of its last feature map."""
+    proto = onnx.load(DIGITS_MODEL)
+    _end_at(proto, DIGITS_TOP, False)
+    encoder = Encoder.of(proto, as_input, "image-to-class", BATCH)
     return encoder, _digit_pairs(encoder.embed, count, seed)
 
 

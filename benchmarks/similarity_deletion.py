@@ -14,7 +14,8 @@ with
 
 Digits: pairs of pictures of one digit, from different scans that the encoder of examples/contrastive_digits
 has not seen; the query shows its digit among clutter, or side by side with another digit, which then is what
-the wrong reference shows. Photographs, where NAFLOW_ZOO names a folder with models/ and images/: see
+the wrong reference shows; once by its vector, once by the local descriptors of its last feature map.
+Photographs, where NAFLOW_ZOO names a folder with models/ and images/: see
 `similarity_cases.photograph_pairs`.
 
 First table: the fall of the similarity, mean over layers and pairs, and how much more the flow lowers it than
@@ -44,6 +45,7 @@ from similarity_cases import (
     SHUFFLED,
     Encoder,
     Pairs,
+    digit_descriptors,
     digits,
     encoder_of,
     photograph_pairs,
@@ -77,7 +79,7 @@ WAYS_OF = {
     "cosine": (CONTRIBUTION, GRADIENT),
     "image-to-class": (GRADIENT, CONTRIBUTION, Way("gradient", "none", "image-to-class-full")),
 }
-DIGITS = "digits"
+DIGITS, DESCRIPTORS = "digits", "digits-descriptors"
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -237,7 +239,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     folder = os.environ.get("NAFLOW_ZOO")
-    names = (DIGITS, *(NETWORKS if folder else ()))
+    names = (DIGITS, DESCRIPTORS, *(NETWORKS if folder else ()))
     parser.add_argument("--pairs", type=int, default=150, help="of digits")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=names, action="append", help="an encoder; all when left out")
@@ -248,6 +250,9 @@ def main() -> None:
         if name == DIGITS:
             encoder, cases = digits(options.pairs, options.seed)
             choices: dict[str, Any] = {}
+        elif name == DESCRIPTORS:
+            encoder, cases = digit_descriptors(options.pairs, options.seed)
+            choices = {"ways": WAYS_OF[encoder.metric], "shares": SHARES[-1:]}
         else:
             encoder = encoder_of(Path(str(folder)), name)
             cases = photograph_pairs(encoder, Path(str(folder)), name, options.seed)

@@ -48,8 +48,8 @@ def without(pictures: np.ndarray, maps: np.ndarray, share: float) -> np.ndarray:
 
 
 def filled(pictures: np.ndarray, gone: np.ndarray) -> np.ndarray:
-    """The pictures uint8 [N, H, W, 3] with the pixels `gone` [N, H, W] as the mean of their neighbours."""
-    known = ~gone[..., None]
+    """The pictures, uint8 [N, H, W] or [N, H, W, 3], with the pixels `gone` [N, H, W] filled from around."""
+    known = ~gone.reshape(*gone.shape, *[1] * (pictures.ndim - 3))
     value, known = np.where(known, pictures, np.float32(0)), known.astype(np.float32)
     while not known.all():
         count = _around(known)

@@ -15,6 +15,7 @@ from support.benchmarks import script
 pytest.importorskip("sklearn", reason="the digit scans come with scikit-learn")
 deletion = script("similarity_deletion")
 cases = script("similarity_cases")
+removal = script("similarity_removal")
 ZOO = os.environ.get("NAFLOW_ZOO")
 
 
@@ -46,6 +47,24 @@ def test_the_reference_decides_which_digit(two_digits: Any) -> None:
     assert halves["flow"].low > 0.5 > halves["random reference"].high
 
 
+@pytest.fixture(scope="module")
+def descriptors() -> dict[str, Any]:
+    """The row of each metric, by name: one digit in the query, the top layer."""
+    encoder, pairs = cases.digit_descriptors(48, seed=3)
+    case = dataclasses.replace(next(pairs), layers=1)
+    held, _, full = deletion.WAYS_OF["image-to-class"]
+    rows = deletion.measure(encoder, case, 3, (held, full), (0.2,))["deletion"]
+    return {name: row for name, row in zip(("held", "", "full", ""), rows, strict=True) if name}
+
+
+def test_of_local_descriptors_the_flow_finds_those_that_agree(descriptors: dict[str, Any]) -> None:
+    held, full = descriptors["held"], descriptors["full"]
+    assert (held["how"], full["how"]) == ("taken out", "taken out")
+    assert held["lead"]["random cells"].low > 0
+    assert held["lead"]["random reference"].low > 0
+    assert held["fall"]["flow"] > full["fall"]["flow"]
+
+
 def test_the_interval_resamples_groups_whole() -> None:
     """Copies of a pair add nothing: the interval is that of the pairs without copies."""
     values = np.random.default_rng(0).normal(size=20)
@@ -70,6 +89,42 @@ def test_colour_pictures_and_cells_that_do_not_divide_them() -> None:
     maps[0, 0, 0] = 1
     left = deletion.without(picture, maps, 1 / 9)
     assert (left == np.array([40, 50, 60], np.uint8)).all()
+
+
+class Colours:
+    """An encoder whose descriptors are the mean colours of the cells of a 4 x 4 grid."""
+
+    def embed(self, pictures: np.ndarray) -> np.ndarray:
+        cells = pictures.reshape(len(pictures), 4, 2, 4, 2, 3).mean(axis=(2, 4))
+        return cells.transpose(0, 3, 1, 2)
+
+    def places(self, embeddings: np.ndarray, references: np.ndarray) -> np.ndarray:
+        return cases.Encoder.places(self, embeddings, references)
+
+
+def test_a_descriptor_that_is_taken_out_no_longer_counts() -> None:
+    """What is left is the mean over the other places, whose pixels are as they were."""
+    random = np.random.default_rng(2)
+    pictures = random.integers(1, 255, (2, 8, 8, 3)).astype(np.uint8)
+    references = random.random((2, 3, 4, 4))
+    each = Colours().places(Colours().embed(pictures), references)
+    maps = random.permuted(np.tile(np.arange(16.0), (2, 1)), axis=1).reshape(2, 4, 4)
+    kept = maps < 12
+    wanted = [own[keep].mean() for own, keep in zip(each, kept, strict=True)]
+    finer = np.kron(maps, np.ones((2, 2)))
+    for given in (maps, finer):
+        np.testing.assert_allclose(removal.taken_out(Colours(), pictures, given, 0.25, references), wanted)
+
+
+def test_holes_are_filled_from_around() -> None:
+    """A plain picture stays as it is, in colour or grey; what is far from a hole is untouched."""
+    gone = np.random.default_rng(1).random((1, 9, 9)) < 0.5
+    for plain in (np.full((1, 9, 9, 3), (40, 50, 60), np.uint8), np.full((1, 9, 9), 7, np.uint8)):
+        assert (removal.filled(plain, gone) == plain).all()
+    slope = np.tile(np.arange(0, 90, 10, dtype=np.uint8), (1, 9, 1))
+    hole = np.zeros((1, 9, 9), bool)
+    hole[0, 4, 4] = True
+    assert (removal.filled(slope, hole) == slope).all()
 
 
 @pytest.mark.skipif(not ZOO, reason="set NAFLOW_ZOO to a folder with models/ and images/")

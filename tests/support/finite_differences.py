@@ -109,6 +109,38 @@ def check_against_differences(
     close(np.einsum("d...,...->d...", directions, G).reshape(4, len(t), -1).sum(axis=2), measured)
 
 
+def check_local_descriptors(
+    model: nf.Model, proto: onnx.ModelProto, x: np.ndarray, references: np.ndarray, held: bool, step: float
+) -> None:
+    """The similarity of local descriptors, and G_K, to 1e-3; `held`: the lengths of the picture's are."""
+    target = nf.SimilarityTarget(references, "image-to-class" if held else "image-to-class-full")
+    aim, t, G, explanation = aimed(model, x, target)
+    embed = head_of(proto, explanation.plan.top, explanation.plan.head.output)
+    pool = unit_rows(np.moveaxis(references, 1, -1).reshape(-1, references.shape[1]).astype(np.float64))
+    lengths = [lengths_of(e.reshape(len(e), -1).T) for e in embed(t)]
+
+    def score(top: np.ndarray) -> np.ndarray:
+        rows = [e.reshape(len(e), -1).T for e in embed(top)]
+        own = lengths if held else [lengths_of(r) for r in rows]
+        each = [r / n @ pool.T for r, n in zip(rows, own, strict=True)]
+        return np.array([np.sort(table, axis=1)[:, -3:].mean() for table in each])
+
+    close(aim.similarity.score, score(t))
+    directions = np.random.default_rng(3).normal(size=(4, *t.shape)) * np.abs(t)
+    measured = slopes(score, t, directions, step)
+    close(np.einsum("d...,...->d...", directions, G).reshape(4, len(t), -1).sum(axis=2), measured)
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Each row at length 1; zeros stay."""
+    return np.asarray(rows / lengths_of(rows))
+
+
+def lengths_of(rows: np.ndarray) -> np.ndarray:
+    """[N, 1], never 0."""
+    return np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+
+
 def close(found: np.ndarray, expected: np.ndarray) -> None:
     """To 1e-3 of the largest value."""
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())

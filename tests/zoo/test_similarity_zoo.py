@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import naflow_core as nf
-from support.finite_differences import check_against_differences
+from support.finite_differences import check_against_differences, check_local_descriptors
 
 ROOT = os.environ.get("NAFLOW_ZOO")
 NETWORKS = {
@@ -36,3 +36,12 @@ def test_weights_and_coefficients_match_finite_differences(name: str) -> None:
     embeddings = model.embed(references)
     for metric in ("cosine", "dot", "euclidean"):
         check_against_differences(model, proto, x, embeddings, metric, 2e-3)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_local_descriptors_match_finite_differences(held: bool) -> None:
+    name = "relationnet_miniimagenet_conv4_encoder"
+    path = Path(str(ROOT), "models", f"{name}.onnx")
+    model, proto = nf.load(path), onnx.load(path)
+    x, references = (texture(NETWORKS[name], seed) for seed in (0, 1))
+    check_local_descriptors(model, proto, x, model.embed(references), held, 2e-4)

@@ -18,7 +18,13 @@ import naflow_core as nf
 from naflow_core.targets.aim import Weighing
 from naflow_core.targets.metrics import measure, pairwise
 from support.embedding_networks import MAPS, TOP, VECTORS, embedding_network, pictures
-from support.finite_differences import aimed, check_against_differences, close, head_of, slopes
+from support.finite_differences import (
+    aimed,
+    check_against_differences,
+    check_local_descriptors,
+    close,
+    unit_rows,
+)
 
 DIGITS = Path(__file__).resolve().parents[3] / "examples" / "contrastive_digits" / "contrastive_digits.onnx"
 METRICS = ("cosine", "dot", "euclidean")
@@ -82,23 +88,7 @@ def test_local_descriptors_against_plain_numpy(head: str) -> None:
 @pytest.mark.parametrize("held", [True, False])
 def test_the_gradient_of_local_descriptors_matches_finite_differences(head: str, held: bool) -> None:
     model, proto = network(head)
-    references = model.embed(pictures(3, seed=1))
-    target = nf.SimilarityTarget(references, "image-to-class" if held else "image-to-class-full")
-    _, t, G, explanation = aimed(model, pictures(2), target)
-    embed = head_of(proto, explanation.plan.top, explanation.plan.head.output)
-    pool = unit_rows(np.moveaxis(references, 1, -1).reshape(-1, references.shape[1]).astype(np.float64))
-
-    lengths = [lengths_of(e.reshape(len(e), -1).T) for e in embed(t)]
-
-    def score(top: np.ndarray) -> np.ndarray:
-        rows = [e.reshape(len(e), -1).T for e in embed(top)]
-        own = lengths if held else [lengths_of(r) for r in rows]
-        each = [r / n @ pool.T for r, n in zip(rows, own, strict=True)]
-        return np.array([np.sort(table, axis=1)[:, -3:].mean() for table in each])
-
-    directions = np.random.default_rng(3).normal(size=(4, *t.shape)) * np.abs(t)
-    measured = slopes(score, t, directions, 2e-3)
-    close(np.einsum("d...,...->d...", directions, G).reshape(4, len(t), -1).sum(axis=2), measured)
+    check_local_descriptors(model, proto, pictures(2), model.embed(pictures(3, seed=1)), held, 2e-3)
 
 
 def test_what_local_descriptors_contribute_is_seen_where_they_are() -> None:
@@ -117,14 +107,6 @@ def test_what_local_descriptors_contribute_is_seen_where_they_are() -> None:
             wanted = own / own.size if name == "image-to-class" else np.zeros(6)
             np.testing.assert_allclose((e[i] * G[i]).sum(axis=0).ravel(), wanted, atol=1e-6)
             np.testing.assert_allclose([s[i], p[i].sum()], own.mean(), rtol=1e-5)
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    return rows / lengths_of(rows)
-
-
-def lengths_of(rows: np.ndarray) -> np.ndarray:
-    return np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def logits_like(metric: str) -> onnx.ModelProto:
