@@ -289,9 +289,10 @@ def exact(preimage: Array, gradient: Array) -> Inverted:
     return Inverted(preimage, gradient, None, zeros.astype(jnp.int32), zeros, zeros == 0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def abandon(
     rule: str,
+    evidence: str,
     layout: Layout | None,
     activation: Array,
     preimage: Array,
@@ -307,7 +308,8 @@ def abandon(
         by_mass = rule == "mass"
         retained = contribution_mass(activation, gradient, mass) if by_mass else zero_gradient(gradient)
         state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
-    return Abandoned(state, _flow(state, layout), _fraction(retained), _sum(preimage * gradient))
+    flow, total = _flow(state, layout, evidence), _sum(preimage * gradient)
+    return Abandoned(state, flow, _fraction(retained), total)
 
 
 def _on(activation: Array | None, interval: Interval, order: tuple[int, ...]) -> Array:
@@ -330,12 +332,15 @@ def _as_scaled(scaling: Subprogram, y0: Array, scales: tuple[Array, ...]) -> tup
     return jnp.abs(slope), y0 - divide(divide(pull(scaled)[0], slope), slope)
 
 
-def _flow(state: State, layout: Layout | None) -> Array | None:
-    """F_k: sum over channels of relu(B_k * G_k)."""
+def _flow(state: State, layout: Layout | None, evidence: str) -> Array | None:
+    """F_k: sum over channels of relu(B_k * G_k), or relu of their sum ("net")."""
     if layout is None:
         return None
     channels = tuple(i for i in range(1, state.bpfm.ndim) if i not in layout)
-    return jnp.sum(jax.nn.relu(state.bpfm * state.coefficients), axis=channels)
+    pushes = state.bpfm * state.coefficients
+    if evidence == "net":
+        return jax.nn.relu(jnp.sum(pushes, axis=channels))
+    return jnp.sum(jax.nn.relu(pushes), axis=channels)
 
 
 def _sum(values: Array) -> Array:
@@ -371,6 +376,7 @@ def _finish(
 ) -> tuple[State, Layer]:
     abandoned = abandon(
         retaining(method, segment),
+        method.evidence,
         plan.layouts.get(tensor),
         activation,
         inverted.preimage,

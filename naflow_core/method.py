@@ -14,6 +14,7 @@ Inverse = Literal["least-squares", "activation"]
 Rows = Literal["retained", "active", "all"]
 Anchor = Literal["origin", "activation", "signed"]
 Weighting = Literal["scaled", "plain"]
+Evidence = Literal["positive", "net"]
 Rule = Literal["zero-gradient", "mass", "soft-mass", "mass-each"]
 
 
@@ -81,6 +82,9 @@ class Method:
         feasible: keep the preimage in the range of the op that produced it.
         anchor: least-squares solution of minimum norm ("origin") or nearest to the forward activation
             ("activation"; "signed": only for tensors without a lower bound).
+        evidence: how the channels of a place make its flow. "positive": each channel's B x G counts where it
+            is above zero; "net": they are added with their signs first, so that evidence against the target
+            takes off from the evidence for it, and what is left above zero counts.
         damping: Tikhonov parameter of each solve, relative to the layer's own gain (scale-free).
         tolerance: relative residual of the normal equations at which a solve stops.
         max_iterations: cap for each solve.
@@ -92,12 +96,16 @@ class Method:
     abandon: Abandonment = Abandonment("soft-mass", 0.9)
     feasible: bool = True
     anchor: Anchor = "origin"
+    evidence: Evidence = "positive"
     damping: float = 0.3
     tolerance: float = 1e-3
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
-        names = (("inverse", Inverse), ("rows", Rows), ("weighting", Weighting), ("anchor", Anchor))
+        names = (
+            ("inverse", Inverse), ("rows", Rows), ("weighting", Weighting), ("anchor", Anchor),
+            ("evidence", Evidence),
+        )  # fmt: skip
         for name, allowed in names:
             value = getattr(self, name)
             if value not in get_args(allowed):
@@ -139,12 +147,13 @@ class Method:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Method:
-        """Inverse of `to_dict`. What was written before there was a weighting was computed with "scaled".
+        """Inverse of `to_dict`. What was written before there was a weighting was computed with "scaled", and
+        before there was a choice of evidence with "positive".
 
         Raises:
             OptionError: an unknown or missing option.
         """
-        options = {"weighting": "scaled", **options}
+        options = {"weighting": "scaled", "evidence": "positive", **options}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(options) != known:
             wrong = ", ".join(sorted(set(options) ^ known))
@@ -169,6 +178,7 @@ PRESETS: dict[str, Method] = {
         weighting="plain",
         abandon=Abandonment("zero-gradient"),
         feasible=False,
+        evidence="positive",
         damping=0.0,
     ),
     "published-code": Method(
@@ -177,6 +187,7 @@ PRESETS: dict[str, Method] = {
         weighting="plain",
         abandon=Abandonment("zero-gradient"),
         feasible=False,
+        evidence="positive",
         damping=0.0,
     ),
 }

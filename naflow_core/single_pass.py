@@ -59,6 +59,7 @@ def run(
         descend(
             tuple(turns),
             cascade.retaining(method, None),
+            method.evidence,
             plan.layouts.get(plan.top),
             values[plan.top],
             top_coefficients,
@@ -73,10 +74,11 @@ def run(
         seconds = 0.0
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def descend(
     turns: tuple[Turn, ...],
     retaining: str,
+    evidence: str,
     layout: Layout | None,
     top: Array,
     top_coefficients: Array,
@@ -87,16 +89,17 @@ def descend(
 
     Args:
         retaining, layout: of the top.
+        evidence: of all flows.
         operands: for each turn, the arguments of `cascade.invert` that are traced.
     """
     inverted = cascade.exact(top, top_coefficients)
-    abandoned = cascade.abandon(retaining, layout, top, top, top_coefficients, mass)
+    abandoned = cascade.abandon(retaining, evidence, layout, top, top, top_coefficients, mass)
     found = [(inverted, abandoned)]
     for turn, (x0, y0, others, _, *rest) in zip(turns, operands, strict=True):
         state = found[turn.above][1].state
         inverted = cascade.invert(*turn.invert, x0, y0, others, state, *rest)
         abandoned = cascade.abandon(
-            turn.retaining, turn.layout, x0, inverted.preimage, inverted.gradient, mass
+            turn.retaining, evidence, turn.layout, x0, inverted.preimage, inverted.gradient, mass
         )
         found.append((inverted, abandoned))
     return [(i._replace(preimage=None, gradient=None), a._replace(state=None)) for i, a in found]

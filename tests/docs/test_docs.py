@@ -182,7 +182,7 @@ def test_presets_are_as_documented() -> None:
     assert header is not None
     presets = [cell.strip(" `") for cell in header[1].strip("|").split("|")]
     assert presets == list(nf.PRESETS)
-    for option in ("inverse", "abandon", "weighting", "feasible", "damping"):
+    for option in ("inverse", "abandon", "weighting", "evidence", "feasible", "damping"):
         row = re.search(rf"^\| `{option}` \|(.*)\|$", text[header.end() :], re.MULTILINE)
         assert row is not None
         for preset, cell in zip(presets, row[1].split("|"), strict=True):

@@ -195,6 +195,7 @@ OPTIONS = {
     "damping": (("--damping", "-1"), ">= 0"),
     "iterations": (("--max-iterations", "0"), "max_iterations"),
     "weighting": (("--weighting", "heavy"), "scaled, plain"),
+    "evidence": (("--evidence", "none"), "positive, net"),
     "quality": (("--quality", "best"), "draft, standard, exact"),
     "quality and tolerance": (("--quality", "draft", "--tolerance", "0.1"), "exclude each other"),
     "explained input": (("--explained-input", "nowhere"), "'nowhere' does not exist"),

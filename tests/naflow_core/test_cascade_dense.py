@@ -22,6 +22,7 @@ CASES = {
     "signed": Options(anchor="signed", feasible=True, damping=0.2, mass=0.95),
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
     "default": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
+    "net": Options(feasible=True, damping=0.2, mass=0.9, net=True),
     "soft, active rows": Options(rows="active", feasible=True, damping=0.2, mass=0.8, soft=True),
     "mass-each": Options(feasible=True, damping=0.2, mass=0.9, each=True),
 }
@@ -30,6 +31,7 @@ RUNS = [
     ("inception", "paper"),
     ("squeeze-and-excitation", "feasible"),
     ("dense", "paper"),
+    ("dense", "net"),
 ]
 
 
@@ -40,7 +42,8 @@ def method(options: Options) -> nf.Method:
         abandon = nf.Abandonment(rule, options.mass)
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,
-        damping=options.damping, tolerance=1e-6, max_iterations=5000,
+        damping=options.damping, evidence="net" if options.net else "positive", tolerance=1e-6,
+        max_iterations=5000,
     )  # fmt: skip
 
 

@@ -53,11 +53,17 @@ def test_the_presets_of_the_paper_weigh_nothing():
     assert found == {"default": "scaled", "paper": "plain", "published-code": "plain"}
 
 
-def test_options_written_before_there_was_a_weighting_mean_what_they_meant():
-    written = nf.Method.preset("paper").to_dict()
-    assert nf.Method.from_dict(written) == nf.PRESETS["paper"]
+def test_the_presets_of_the_paper_rectify_each_channel():
+    assert {nf.PRESETS[name].evidence for name in ("paper", "published-code")} == {"positive"}
+
+
+def test_options_written_before_there_was_a_choice_mean_what_they_meant():
+    written = nf.Method.preset("paper", evidence="net").to_dict()
+    assert nf.Method.from_dict(written) == nf.Method.preset("paper", evidence="net")
     del written["weighting"]
-    assert nf.Method.from_dict(written) == nf.Method.preset("paper", weighting="scaled")
+    assert nf.Method.from_dict(written) == nf.Method.preset("paper", weighting="scaled", evidence="net")
+    del written["evidence"]
+    assert nf.Method.from_dict(written) == nf.Method.preset("paper", weighting="scaled", evidence="positive")
     with pytest.raises(nf.OptionError, match="do not match: rows"):
         nf.Method.from_dict({key: value for key, value in written.items() if key != "rows"})
 
@@ -81,6 +87,7 @@ def test_a_quality_is_a_name_for_a_tolerance(preset):
         ({"quality": "best"}, "one of draft, standard, exact"),
         ({"quality": "draft", "tolerance": 1e-3}, "exclude each other"),
         ({"weighting": "heavy"}, "one of scaled, plain"),
+        ({"evidence": "none"}, "one of positive, net"),
     ],
     ids=str,
 )

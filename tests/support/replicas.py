@@ -207,9 +207,10 @@ def unpool(
     return total / np.maximum(count, 1)
 
 
-def flow(b: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """F = sum over channels (and groups of them) of relu(B G) for [1, C..., H, W]."""
-    return np.maximum(b * g, 0).sum(axis=tuple(range(1, b.ndim - 2)))
+def flow(b: np.ndarray, g: np.ndarray, net: bool = False) -> np.ndarray:
+    """F = sum over channels (and groups of them) of relu(B G), or relu of the sum, for [1, C..., H, W]."""
+    axes = tuple(range(1, b.ndim - 2))
+    return np.maximum((b * g).sum(axis=axes), 0) if net else np.maximum(b * g, 0).sum(axis=axes)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Options:
     """The options of the method that the dense cascade knows.
 
     `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu;
-    `soft` gives the set a soft edge.
+    `soft` gives the set a soft edge; `net` lets evidence against the target count in the flows.
     """
 
     rows: str = "retained"
@@ -227,6 +228,7 @@ class Options:
     feasible: bool = False
     anchor: str = "origin"
     damping: float = 0.0
+    net: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,10 +238,11 @@ class Layer:
     bpfm: np.ndarray
     coefficients: np.ndarray
     retained: np.ndarray
+    net: bool = False
 
     @property
     def flow(self) -> np.ndarray:
-        return flow(self.bpfm, self.coefficients)
+        return flow(self.bpfm, self.coefficients, self.net)
 
 
 def cascade(
@@ -274,7 +277,7 @@ def cascade(
         if options.mass is not None and (mixed or options.each):
             choose = soft_set if options.soft else smallest_set
             share = choose(np.abs(values[name] * coefficients), options.mass).astype(np.float64)
-        upper = Layer(share * preimage, share * coefficients, share > 0)
+        upper = Layer(share * preimage, share * coefficients, share > 0, options.net)
         layers[name] = upper
     return layers
 

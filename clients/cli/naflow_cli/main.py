@@ -178,6 +178,7 @@ def explain(
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
     ] = None,
     anchor: Annotated[str | None, typer.Option(help="origin, activation or signed.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="Of the channels: positive or net.")] = None,
     damping: Annotated[float | None, typer.Option(help="Tikhonov parameter, >= 0.")] = None,
     quality: Annotated[str | None, typer.Option(help="A tolerance: draft, standard or exact.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Relative residual at which a solve stops.")] = None,
@@ -216,6 +217,7 @@ def explain(
         "abandon": abandon,
         "feasible": feasible,
         "anchor": anchor,
+        "evidence": evidence,
         "damping": damping,
         "tolerance": tolerance,
         "max_iterations": max_iterations,

@@ -27,6 +27,8 @@ class ExplainOptions:
         abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO" or "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
         anchor: "origin", "activation" or "signed".
+        evidence: how channels make a flow: "positive" (each where it speaks for the target) or "net" (added
+            with their signs first).
         damping: Tikhonov parameter, >= 0.
         tolerance: relative residual at which a solve stops, between 0 and 1.
         max_iterations: cap for each solve.
@@ -50,6 +52,7 @@ class ExplainOptions:
     abandon: str | None = None
     feasible: bool | None = None
     anchor: str | None = None
+    evidence: str | None = None
     damping: float | None = None
     tolerance: float | None = None
     max_iterations: int | None = None
@@ -76,6 +79,7 @@ class ExplainChoices(TypedDict, total=False):
     abandon: str | None
     feasible: bool | None
     anchor: str | None
+    evidence: str | None
     damping: float | None
     tolerance: float | None
     max_iterations: int | None

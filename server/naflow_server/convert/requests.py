@@ -13,6 +13,7 @@ from naflow.v1 import tensor_pb2 as te
 from naflow_server.convert.tables import (
     ABANDONMENTS,
     ANCHORS,
+    EVIDENCE,
     INVERSES,
     LAYER_SETS,
     ROWS,
@@ -134,6 +135,7 @@ def _method(message: me.Method) -> nf.Method:
             rows=_choice(ROWS, message.rows, "method.rows"),
             weighting=_choice(WEIGHTINGS, message.weighting, "method.weighting"),
             anchor=_choice(ANCHORS, message.anchor, "method.anchor"),
+            evidence=_choice(EVIDENCE, message.evidence, "method.evidence"),
             abandon=abandon,
             **single,
         ),

@@ -43,6 +43,7 @@ ANCHORS = {
     me.ANCHOR_SIGNED: "signed",
 }
 WEIGHTINGS = {me.WEIGHTING_SCALED: "scaled", me.WEIGHTING_PLAIN: "plain"}
+EVIDENCE = {me.EVIDENCE_POSITIVE: "positive", me.EVIDENCE_NET: "net"}
 ABANDONMENTS = {
     me.ABANDONMENT_RULE_ZERO_GRADIENT: "zero-gradient",
     me.ABANDONMENT_RULE_MASS: "mass",

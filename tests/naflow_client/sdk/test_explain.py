@@ -69,6 +69,7 @@ def test_everything_arrives_as_sent(driver: Any, server: Server, chunk: int, pic
         "abandon": "mass:0.95",
         "feasible": True,
         "anchor": "origin",
+        "evidence": "positive",  # the same
         "damping": 0.3,
         "tolerance": 1e-3,
         "max_iterations": 200,

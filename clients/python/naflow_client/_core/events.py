@@ -34,6 +34,7 @@ FLOATS = {
     tensor_pb2.DATA_TYPE_DOUBLE: "float64",
 }
 SCALED = method_pb2.WEIGHTING_SCALED
+POSITIVE = method_pb2.EVIDENCE_POSITIVE
 CODES = {name: code for code, name in FLOATS.items()}
 
 Item = Header | Flow | LayerFailure | Progress | Summary
@@ -231,11 +232,12 @@ def method_options(message: method_pb2.Method) -> dict[str, Any]:
     return {
         "inverse": _name(method_pb2.Inverse, "INVERSE", message.inverse),
         "rows": _name(method_pb2.Rows, "ROWS", message.rows),
-        # a server that knows no other weighting does not name it
+        # a server that knows no other weighting or evidence does not name it
         "weighting": _name(method_pb2.Weighting, "WEIGHTING", message.weighting or SCALED),
         "abandon": rule if rule == "zero-gradient" else f"{rule}:{message.abandonment.mass!r}",
         "feasible": message.feasible,
         "anchor": _name(method_pb2.Anchor, "ANCHOR", message.anchor),
+        "evidence": _name(method_pb2.Evidence, "EVIDENCE", message.evidence or POSITIVE),
         "damping": message.damping,
         "tolerance": message.tolerance,
         "max_iterations": message.max_iterations,

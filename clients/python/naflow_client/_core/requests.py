@@ -98,6 +98,8 @@ def method(options: ExplainOptions) -> method_pb2.Method:
         message.weighting = choice(method_pb2.Weighting, "WEIGHTING", "weighting", options.weighting)
     if options.anchor is not None:
         message.anchor = choice(method_pb2.Anchor, "ANCHOR", "anchor", options.anchor)
+    if options.evidence is not None:
+        message.evidence = choice(method_pb2.Evidence, "EVIDENCE", "evidence", options.evidence)
     if options.abandon is not None:
         rule, colon, mass = options.abandon.partition(":")
         message.abandonment.rule = choice(method_pb2.AbandonmentRule, "ABANDONMENT_RULE", "abandon", rule)

@@ -41,6 +41,12 @@ class Weighting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WEIGHTING_SCALED: _ClassVar[Weighting]
     WEIGHTING_PLAIN: _ClassVar[Weighting]
 
+class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
+    EVIDENCE_POSITIVE: _ClassVar[Evidence]
+    EVIDENCE_NET: _ClassVar[Evidence]
+
 class AbandonmentRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ABANDONMENT_RULE_UNSPECIFIED: _ClassVar[AbandonmentRule]
@@ -66,6 +72,9 @@ ANCHOR_SIGNED: Anchor
 WEIGHTING_UNSPECIFIED: Weighting
 WEIGHTING_SCALED: Weighting
 WEIGHTING_PLAIN: Weighting
+EVIDENCE_UNSPECIFIED: Evidence
+EVIDENCE_POSITIVE: Evidence
+EVIDENCE_NET: Evidence
 ABANDONMENT_RULE_UNSPECIFIED: AbandonmentRule
 ABANDONMENT_RULE_ZERO_GRADIENT: AbandonmentRule
 ABANDONMENT_RULE_MASS: AbandonmentRule
@@ -111,7 +120,7 @@ class Abandonment(_message.Message):
     def __init__(self, rule: _Optional[_Union[AbandonmentRule, str]] = ..., mass: _Optional[float] = ...) -> None: ...
 
 class Method(_message.Message):
-    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations", "weighting")
+    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations", "weighting", "evidence")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     INVERSE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +131,7 @@ class Method(_message.Message):
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     MAX_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTING_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     inverse: Inverse
     rows: Rows
@@ -132,4 +142,5 @@ class Method(_message.Message):
     tolerance: float
     max_iterations: int
     weighting: Weighting
-    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ..., weighting: _Optional[_Union[Weighting, str]] = ...) -> None: ...
+    evidence: Evidence
+    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ..., weighting: _Optional[_Union[Weighting, str]] = ..., evidence: _Optional[_Union[Evidence, str]] = ...) -> None: ...
