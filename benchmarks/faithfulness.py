@@ -1,23 +1,27 @@
 """Which options of the method make faithful maps? The study behind the defaults.
 
-    python benchmarks/faithfulness.py [--zoo FOLDER] [--networks NAME ...] [--stage options|rivals|all]
-                                      [--pictures N] [--scenes N] [--out FOLDER]
+    python benchmarks/faithfulness.py [--zoo FOLDER] [--networks NAME ...] [--pictures N] [--scenes N]
+                                      [--stage options|evidence|rivals|all] [--out FOLDER]
 
-Two stages on each network, at a shallow, a middle and a deep block:
+Three stages on each network, at a shallow, a middle and a deep block:
 
     options   one method, many options: inverse, rows, feasibility, anchor, abandonment, damping
+    evidence  how channels are added, under both inverses, beside LayerCAM and HiResCAM
     rivals    the default options beside the controls and the methods people would use instead
 
 The bundled network is measured on freshly drawn scenes of its test split (whose boxes are exact), those of
 --zoo (real trained networks) on its photographs with boxes. Measures: energy inside the box, and layer
 deletion (how much more of the score is lost when a layer's own strongest cells are zeroed than when random
-ones are), each with a 95 % bootstrap interval. Work is kept per picture under --out and goes on where it was
+ones are), each with a 95 % bootstrap interval; with `evidence` also the rank correlation with the map of a
+network whose head is shuffled, on the first pictures, and a "-" where deletion is worse than LayerCAM's (p <
+0.05, paired). Work is kept per picture under --out and goes on where it was
 interrupted; the tables are printed as Markdown, and written there as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -40,6 +44,8 @@ sys.path.insert(0, str(EXAMPLE))
 from dataset import as_input, load_sources, scenes  # noqa: E402  (a folder of scripts, not a package)
 
 METRICS = ("energy", "layer-deletion")
+RANDOMISED = "randomisation"
+SIGNIFICANT = 0.05
 DIGITS = "digits_in_clutter"
 REAL = ("resnet20", "mobilenetv1_025_128_tf_logits", "squeezenet11", "mobilenetv2_050", "mobilenetv2_100")
 RECIPE = ("channels", "size", "resize_shorter", "crop", "crop_fraction", "subtract", "divide")
@@ -78,6 +84,15 @@ def options() -> dict[str, nf.Method]:
     add("active, damping 1, mass:0.95", rows="active", damping=1.0)
     add("active, damping 1, mass:0.98", rows="active", damping=1.0, abandon="mass:0.98")
     return found
+
+
+def evidence() -> list[Any]:
+    """Both ways to add channels, under both inverses, and the methods they resemble."""
+    found = [
+        rivals.variant(f"{inverse}, {kind}", nf.Method.preset("default", inverse=inverse, evidence=kind))
+        for inverse, kind in itertools.product(("least-squares", "activation"), ("positive", "net"))
+    ]
+    return [*found, *(rivals.find(name) for name in ("layer-cam", "hires-cam", "grad-cam", "random"))]
 
 
 @dataclass(frozen=True)
@@ -130,11 +145,13 @@ def _share(box: Sequence[float], view: Sequence[float]) -> tuple[float, float, f
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def measure(case: Case, methods: Sequence[Any], against: str, folder: Path) -> dict[str, Any]:
+def measure(
+    case: Case, methods: Sequence[Any], against: str, metrics: Sequence[str], folder: Path
+) -> dict[str, Any]:
     """One evaluation, resumed where it was left."""
     resume = folder.exists()
     evaluation = Evaluation(
-        case.model, case.pictures, methods=methods, metrics=METRICS, against=against, seed=SEED,
+        case.model, case.pictures, methods=methods, metrics=metrics, against=against, seed=SEED,
         folder=folder, resume=resume,
     )  # fmt: skip
     began, last = time.monotonic(), ""
@@ -146,19 +163,25 @@ def measure(case: Case, methods: Sequence[Any], against: str, folder: Path) -> d
 
 
 def table(result: Mapping[str, Any]) -> Iterator[str]:
-    """Markdown: a line per method, energy / layer deletion at each layer."""
+    """Markdown: a line per method, energy / layer deletion (/ randomised head) at each layer."""
     layers = [layer["tensor"] for layer in result["layers"]]
     sizes = ["x".join(map(str, layer["resolution"])) for layer in result["layers"]]
-    yield "| | " + " | ".join(f"{size}: energy | deletion" for size in sizes) + " |"
-    yield "| --- |" + " --- |" * (2 * len(layers))
+    metrics = [metric["name"] for metric in result["metrics"]]
+    further = " | randomised" if RANDOMISED in metrics else ""
+    yield "| | " + " | ".join(f"{size}: energy | deletion{further}" for size in sizes) + " |"
+    yield "| --- |" + " --- |" * (len(metrics) * len(layers))
     cells = {(e["metric"], e["layer"], e["method"]): e for e in result["results"]}
     for method in result["methods"]:
         row = []
         for layer in layers:
-            for metric in METRICS:
+            for metric in metrics:
                 entry = cells[metric, layer, method["name"]]
                 low, high = entry["low"], entry["high"]
-                row.append(f"{entry['mean']:.3f} ±{(high - low) / 2:.3f}")
+                gap = entry["difference"]
+                worse = metric == "layer-deletion" and gap and gap["mean"] > 0 and gap["p"] < SIGNIFICANT
+                mark = " -" if worse and RANDOMISED in metrics else ""
+                spread = "" if metric == RANDOMISED else f" ±{(high - low) / 2:.3f}"
+                row.append(f"{entry['mean']:.3f}{spread}{mark}")
         yield f"| {method['name']} | " + " | ".join(row) + " |"
 
 
@@ -169,7 +192,7 @@ def main() -> None:
     )
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--networks", nargs="+", choices=(DIGITS, *REAL))
-    parser.add_argument("--stage", choices=("options", "rivals", "all"), default="all")
+    parser.add_argument("--stage", choices=("options", "evidence", "rivals", "all"), default="all")
     parser.add_argument("--pictures", type=int, help="photographs at most")
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "faithfulness")
@@ -179,13 +202,16 @@ def main() -> None:
         raise SystemExit("the real networks are in --zoo FOLDER")
     for name in names:
         case = digits(given.scenes) if name == DIGITS else photographs(given.zoo, name, given.pictures)
-        stages: dict[str, tuple[list[Any], str]] = {
-            "options": ([rivals.variant(n, m) for n, m in options().items()], "retained, mass:0.95"),
-            "rivals": ([rivals.find(n) for n in ("naflow", "published-code", "paper", *RIVALS)], "naflow"),
+        own = [rivals.variant(n, m) for n, m in options().items()]
+        beside = [rivals.find(n) for n in ("naflow", "published-code", "paper", *RIVALS)]
+        stages: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
+            "options": (own, "retained, mass:0.95", METRICS),
+            "evidence": (evidence(), "layer-cam", (*METRICS, RANDOMISED)),
+            "rivals": (beside, "naflow", METRICS),
         }
-        for stage, (methods, against) in stages.items():
+        for stage, (methods, against, metrics) in stages.items():
             if given.stage in (stage, "all"):
-                result = measure(case, methods, against, given.out / name / stage)
+                result = measure(case, methods, against, metrics, given.out / name / stage)
                 path = given.out / f"{name}-{stage}.json"
                 path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                 print(f"\n### {name}, {stage}: {len(case.pictures)} pictures; {machine()}\n")

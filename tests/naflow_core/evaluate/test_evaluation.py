@@ -150,15 +150,27 @@ def test_controls_never_win_a_measure_of_faithfulness(model: nf.Model) -> None:
     """Random, centre and empty maps on the example network; over all layers and at each of them."""
     faithful = tuple(m.name for m in METRICS if m.faithfulness)
     controls = ("random", "centre", "empty")
+    methods = ("naflow", "layer-cam")
     found = finished(
-        evaluation(model, digits(), methods=("layer-cam", *controls), metrics=faithful, layers="auto")
+        evaluation(model, digits(), methods=(*methods, *controls), metrics=faithful, layers="auto")
     )
     assert {w["metric"] for w in found["best"]} == set(faithful)
     assert found["controls_that_win"] == []
     cells = {(e["metric"], e["layer"], e["method"]): e["mean"] for e in found["results"]}
-    for metric, control in itertools.product(faithful, controls):
-        gap = cells[metric, FLOW, "layer-cam"] - cells[metric, FLOW, control]
+    for metric, method, control in itertools.product(faithful, methods, controls):
+        gap = cells[metric, FLOW, method] - cells[metric, FLOW, control]
         assert gap * (1 if METRICS[metric].better == "higher" else -1) > 0
+
+
+def test_a_control_that_wins_is_found_out(model: nf.Model) -> None:
+    """A map of the decision in a control's place, beside a random one that passes for a method: so the test
+    above can fail."""
+    insider = dataclasses.replace(rivals.find("layer-cam"), name="insider", control=True)
+    guess = dataclasses.replace(rivals.find("random"), name="guess", control=False)
+    metrics = ("layer-deletion", "deletion-blur", "energy")
+    found = finished(evaluation(model, digits(4), methods=(guess, insider), metrics=metrics))
+    assert {w["method"] for w in found["controls_that_win"]} == {"insider"}
+    assert {w["metric"] for w in found["controls_that_win"]} == {"layer-deletion", "deletion-blur"}
 
 
 def test_methods_may_be_objects_with_options(model: nf.Model) -> None:
