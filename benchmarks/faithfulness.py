@@ -46,6 +46,8 @@ from dataset import as_input, load_sources, scenes  # noqa: E402  (a folder of s
 METRICS = ("energy", "layer-deletion")
 RANDOMISED = "randomisation"
 SIGNIFICANT = 0.05
+PROBED = 12
+"""Pictures whose maps are made again with a shuffled head."""
 DIGITS = "digits_in_clutter"
 REAL = ("resnet20", "mobilenetv1_025_128_tf_logits", "squeezenet11", "mobilenetv2_050", "mobilenetv2_100")
 RECIPE = ("channels", "size", "resize_shorter", "crop", "crop_fraction", "subtract", "divide")
@@ -87,11 +89,14 @@ def options() -> dict[str, nf.Method]:
 
 
 def evidence() -> list[Any]:
-    """Both ways to add channels, under both inverses, and the methods they resemble."""
-    found = [
-        rivals.variant(f"{inverse}, {kind}", nf.Method.preset("default", inverse=inverse, evidence=kind))
-        for inverse, kind in itertools.product(("least-squares", "activation"), ("positive", "net"))
-    ]
+    """Ways to add channels and to keep neurons, under both inverses, and the methods they resemble."""
+    found: list[Any] = []
+    ways = (("positive", "soft-mass:0.9"), ("net", "soft-mass:0.9"), ("net", "balanced-mass:0.9"))
+    for inverse, (kind, rule) in itertools.product(("least-squares", "activation"), ways):
+        method = nf.Method.preset(
+            "default", inverse=inverse, evidence=kind, abandon=nf.Abandonment.parse(rule)
+        )
+        found.append(rivals.variant(f"{inverse}, {kind}, {rule.partition('-')[0]}", method))
     return [*found, *(rivals.find(name) for name in ("layer-cam", "hires-cam", "grad-cam", "random"))]
 
 
@@ -152,7 +157,7 @@ def measure(
     resume = folder.exists()
     evaluation = Evaluation(
         case.model, case.pictures, methods=methods, metrics=metrics, against=against, seed=SEED,
-        folder=folder, resume=resume,
+        probed=PROBED, folder=folder, resume=resume,
     )  # fmt: skip
     began, last = time.monotonic(), ""
     for row in evaluation.run():

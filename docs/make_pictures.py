@@ -39,7 +39,7 @@ SEARCHED = 400
 REAL = {
     "squeezenet11_fp32_winml": ("glow_zebra_340.png", "omnixai_elephant.jpg", "utku_cat_dog.png"),
     "mobilenetv2_100_224_tf_logits": ("burn_cat.jpg", "ortex_goldfish.jpg", "utku_cat_dog.png"),
-    "mobilenetv1_025_128_tf_logits": ("burn_coyote.jpg", "winml_lobster.jpg", "gradcam_horses.jpg"),
+    "mobilenetv1_025_128_tf_logits": ("winml_lobster.jpg", "burn_coyote.jpg", "utku_cat_dog.png"),
 }
 RECIPE = ("channels", "size", "resize_shorter", "crop", "crop_fraction", "subtract", "divide")
 
@@ -127,7 +127,8 @@ def two_digits(model: nf.Model) -> list[list[Tile]]:
 
 
 def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
-    """A trained network's predicted class on photographs, and its second where two objects are in sight."""
+    """A trained network's predicted class on photographs; its own beside it where that is another one, and that
+    of each object where several are in sight."""
     facts = json.loads((zoo / "models" / "manifest.json").read_text(encoding="utf-8"))[f"{name}.onnx"]
     model = nf.load(zoo / "models" / f"{name}.onnx")
     labels = nf.Labels.read(zoo / "labels" / facts["labels"])
@@ -135,16 +136,22 @@ def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
         file = Path(scratch, "preprocess.json")
         file.write_text(json.dumps({k: facts[k] for k in RECIPE if k in facts}), encoding="utf-8")
         recipe = Preprocessing.from_file(file)
+    entries = json.loads((zoo / "images" / "manifest.json").read_text(encoding="utf-8"))
+    known = {Path(entry["path"]).name: entry for entry in entries}
+    shift = 1 if "background" in facts["labels"] else 0
     shape: Any = model.inputs[0].shape
     rows = []
-    for number, file_name in enumerate(files):
+    for file_name in files:
         prepared = recipe.apply(load_picture(zoo / "images" / file_name), shape)
         blocks = model.inspect().to_dict()["blocks"]
         shown = [blocks[round(share * (len(blocks) - 1))] for share in (1, 0.75, 0.5, 0.25, 0)]
-        best = model.explain(prepared.array, layers=shown[:1]).prediction.logits[0].argsort()[::-1]
-        for k in best[: 2 if number == len(files) - 1 else 1]:
-            title = labels.fitted(len(best)).title(int(k)).split(",")[0][:22]
-            flows = model.explain(prepared.array, nf.ClassTarget(int(k)), layers=shown)
+        logits = model.explain(prepared.array, layers=shown[:1]).prediction.logits[0]
+        own = [k + shift for k in known[file_name]["imagenet_labels"]]
+        several = len(own) == len(known[file_name]["boxes_xyxy"]) > 1
+        best = int(logits.argmax())
+        for k in own if several else [best] if best in own else [best, own[0]]:
+            title = labels.fitted(len(logits)).title(k).split(",")[0][:22]
+            flows = model.explain(prepared.array, nf.ClassTarget(k), layers=shown)
             maps = [(tile(prepared.display, f.map[0])[0], "x".join(map(str, f.map.shape[1:]))) for f in flows]
             rows.append([(prepared.display, title), *maps])
     return rows

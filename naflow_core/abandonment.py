@@ -48,7 +48,25 @@ def soft_contribution_mass(activation: Array, coefficients: Array, mass: Array |
     Returns:
         float32 in [0, 1], shape of the input.
     """
-    contribution = _contribution(activation, coefficients)
+    return _ramp(_contribution(activation, coefficients), mass)
+
+
+def balanced_contribution_mass(activation: Array, coefficients: Array, mass: Array | float) -> Array:
+    """`soft_contribution_mass` of the contributions that speak for the target, and apart from them of those
+    that speak against it: `mass` of either side takes part, so that abandonment does not shift their balance.
+
+    Args:
+        activation, coefficients, mass: as there.
+
+    Returns:
+        float32 in [0, 1], shape of the input.
+    """
+    contribution = _signed_contribution(activation, coefficients)
+    return _ramp(jnp.maximum(contribution, 0), mass) + _ramp(jnp.maximum(-contribution, 0), mass)
+
+
+def _ramp(contribution: Array, mass: Array | float) -> Array:
+    """Shares from contributions >= 0."""
     least = _least(contribution, mass)
     above = jnp.where(contribution > 0, contribution / jnp.where(least > 0, least, 1), 0)
     ramp = jnp.log(jnp.maximum(above, 1 / EDGE)) / jnp.log(EDGE)
@@ -56,7 +74,11 @@ def soft_contribution_mass(activation: Array, coefficients: Array, mass: Array |
 
 
 def _contribution(activation: Array, coefficients: Array) -> Array:
-    return jnp.abs(_in_range(activation) * _in_range(coefficients)).astype(jnp.float32)
+    return jnp.abs(_signed_contribution(activation, coefficients))
+
+
+def _signed_contribution(activation: Array, coefficients: Array) -> Array:
+    return (_in_range(activation) * _in_range(coefficients)).astype(jnp.float32)
 
 
 def _least(contribution: Array, mass: Array | float) -> Array:

@@ -16,7 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naflow_core.abandonment import contribution_mass, soft_contribution_mass, zero_gradient
+from naflow_core.abandonment import (
+    balanced_contribution_mass,
+    contribution_mass,
+    soft_contribution_mass,
+    zero_gradient,
+)
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
@@ -29,6 +34,8 @@ from naflow_core.solve import Stopping
 
 Array = Any
 LEAST_DIRECT_DAMPING = 0.1  # below, float32 factors of normal equations lose too many digits
+
+SHARES = {"soft-mass": soft_contribution_mass, "balanced-mass": balanced_contribution_mass}
 
 
 class State(NamedTuple):
@@ -300,8 +307,8 @@ def abandon(
     mass: float,
 ) -> Abandoned:
     """Second half of step 3: R_k, then B_k and G_k on it, and the flow F_k."""
-    if rule == "soft-mass":
-        share = soft_contribution_mass(activation, gradient, mass)
+    if rule in SHARES:
+        share = SHARES[rule](activation, gradient, mass)
         retained = share > 0
         state = State(share * preimage, share * gradient, retained)
     else:
@@ -352,7 +359,7 @@ def _fraction(retained: Array) -> Array:
 
 
 def retaining(method: Method, segment: Segment | None) -> str:
-    """How R_{k-1} is chosen: "zero-gradient" (a mass of 1 is the paper's rule), "mass" or "soft-mass".
+    """How R_{k-1} is chosen: "zero-gradient" (a mass of 1 is the paper's rule), "mass" or one of `SHARES`.
 
     Through a one-to-one layer, J^T G_k is zero exactly at the neurons that abandoned ones came from:
     the retained set passes through unchanged.

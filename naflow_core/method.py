@@ -15,7 +15,7 @@ Rows = Literal["retained", "active", "all"]
 Anchor = Literal["origin", "activation", "signed"]
 Weighting = Literal["scaled", "plain"]
 Evidence = Literal["positive", "net"]
-Rule = Literal["zero-gradient", "mass", "soft-mass", "mass-each"]
+Rule = Literal["zero-gradient", "mass", "soft-mass", "balanced-mass", "mass-each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,12 @@ class Abandonment:
         rule: "zero-gradient" (the paper's); "mass": the set is chosen wherever neurons are mixed (at the
             input of a convolution, pooling or composite), and one-to-one layers in between keep it;
             "soft-mass": the same with a soft edge, where neurons take part in proportion, so that weights
-            that differ in their last digits give nearly the same maps; "mass-each": the set is chosen anew at
-            every tensor, so that each Relu, normalisation or transpose abandons some more and the maps depend
-            on how the network was exported.
-        mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries.
+            that differ in their last digits give nearly the same maps; "balanced-mass": a soft set of the
+            neurons that speak for the target and one of those that speak against it; "mass-each": the set is
+            chosen anew at every tensor, so that each Relu, normalisation or transpose abandons some more and
+            the maps depend on how the network was exported.
+        mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries (each of
+            the two sets of its own sum, where they are balanced).
     """
 
     rule: Rule
@@ -39,14 +41,14 @@ class Abandonment:
         if self.rule not in get_args(Rule):
             raise OptionError(
                 f"abandonment rule {self.rule!r} does not exist",
-                hint="zero-gradient, mass:RHO, soft-mass:RHO or mass-each:RHO",
+                hint="zero-gradient, mass:RHO, soft-mass:RHO, balanced-mass:RHO or mass-each:RHO",
             )
         if not (math.isfinite(self.mass) and 0.0 < self.mass <= 1.0):
             raise OptionError(f"abandonment mass {self.mass} is out of range", hint="0 < mass <= 1")
 
     @classmethod
     def parse(cls, text: str) -> Abandonment:
-        """From "zero-gradient", "mass:0.95", "soft-mass:0.9" or "mass-each:0.95".
+        """From "zero-gradient", "mass:0.95", "soft-mass:0.9", "balanced-mass:0.9" or "mass-each:0.95".
 
         Raises:
             OptionError: anything else.

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naflow_core.abandonment import EDGE, contribution_mass, soft_contribution_mass, zero_gradient
+from naflow_core.abandonment import (
+    EDGE,
+    balanced_contribution_mass,
+    contribution_mass,
+    soft_contribution_mass,
+    zero_gradient,
+)
 from support import replicas
 
 retained = jax.jit(contribution_mass)
 softly = jax.jit(soft_contribution_mass)
+balanced = jax.jit(balanced_contribution_mass)
 SHAPE = (3, 2, 3, 4)
 
 
@@ -100,6 +107,18 @@ def test_the_soft_set_ramps_over_the_edge_of_the_hard_one(seed, levels, mass):
         assert (share[~hard] < 0.5 + 1e-6).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([3, 1000]), st.sampled_from([0.05, 0.5, 0.9, 1.0]))
+def test_either_side_keeps_its_own_mass(seed, levels, mass):
+    activation, coefficients = tensors(seed, levels)
+    shares = np.asarray(balanced(activation, coefficients, mass))
+    for share, a, g in zip(shares, activation, coefficients, strict=True):
+        expected = np.zeros(a.shape)
+        for side in (1, -1):
+            expected += replicas.soft_set(np.maximum(side * a * g, 0), mass)
+        np.testing.assert_allclose(share, expected, atol=1e-5)
+
+
 def test_soft_shares_change_as_little_as_the_contributions_do():
     generator = np.random.default_rng(6)
     activation = generator.lognormal(0, 2, (1, 64, 40, 40)).astype(np.float32)
@@ -117,4 +136,5 @@ def test_soft_shares_do_not_depend_on_the_scale():
 
 def test_nothing_takes_part_where_nothing_contributes():
     zero = np.zeros((2, 3, 4, 4), np.float32)
-    assert not np.asarray(softly(zero, zero + 1, 0.9)).any()
+    for shares in (softly, balanced):
+        assert not np.asarray(shares(zero, zero + 1, 0.9)).any()

@@ -23,6 +23,7 @@ CASES = {
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
     "default": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
     "net": Options(feasible=True, damping=0.2, mass=0.9, net=True),
+    "balanced": Options(feasible=True, damping=0.2, mass=0.8, balanced=True),
     "soft, active rows": Options(rows="active", feasible=True, damping=0.2, mass=0.8, soft=True),
     "mass-each": Options(feasible=True, damping=0.2, mass=0.9, each=True),
 }
@@ -39,6 +40,7 @@ def method(options: Options) -> nf.Method:
     abandon = nf.Abandonment("zero-gradient")
     if options.mass is not None:
         rule = "mass-each" if options.each else "soft-mass" if options.soft else "mass"
+        rule = "balanced-mass" if options.balanced else rule
         abandon = nf.Abandonment(rule, options.mass)
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,

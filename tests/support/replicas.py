@@ -218,7 +218,8 @@ class Options:
     """The options of the method that the dense cascade knows.
 
     `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu;
-    `soft` gives the set a soft edge; `net` lets evidence against the target count in the flows.
+    `soft` gives the set a soft edge; `balanced` makes it of two such sets, for the
+    target and against it; `net` lets evidence against the target count in the flows.
     """
 
     rows: str = "retained"
@@ -229,6 +230,7 @@ class Options:
     anchor: str = "origin"
     damping: float = 0.0
     net: bool = False
+    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,11 @@ def cascade(
         mixed = upper is None or made_by[spine[position + 1]].op_type != "Relu"
         if options.mass is not None and (mixed or options.each):
             choose = soft_set if options.soft else smallest_set
-            share = choose(np.abs(values[name] * coefficients), options.mass).astype(np.float64)
+            pushes = values[name] * coefficients
+            if options.balanced:
+                share = sum(soft_set(np.maximum(side * pushes, 0), options.mass) for side in (1, -1))
+            else:
+                share = choose(np.abs(pushes), options.mass).astype(np.float64)
         upper = Layer(share * preimage, share * coefficients, share > 0, options.net)
         layers[name] = upper
     return layers

@@ -172,7 +172,7 @@ def explain(
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
     weighting: Annotated[str | None, typer.Option(help="Of the equations: scaled or plain.")] = None,
     abandon: Annotated[
-        str | None, typer.Option(help="zero-gradient, or [soft-]mass:RHO, or mass-each:RHO.")
+        str | None, typer.Option(help="zero-gradient, or [soft-|balanced-]mass:RHO, or mass-each:RHO.")
     ] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")

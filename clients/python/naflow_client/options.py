@@ -24,7 +24,7 @@ class ExplainOptions:
         inverse: "least-squares" or "activation".
         rows: equations that a solve keeps: "retained", "active" or "all".
         weighting: what an equation counts: "scaled" (by the constant scales behind the layer) or "plain".
-        abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO" or "mass-each:RHO".
+        abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO", "balanced-mass:RHO" or "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
         anchor: "origin", "activation" or "signed".
         evidence: how channels make a flow: "positive" (each where it speaks for the target) or "net" (added

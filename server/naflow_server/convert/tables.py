@@ -49,6 +49,7 @@ ABANDONMENTS = {
     me.ABANDONMENT_RULE_MASS: "mass",
     me.ABANDONMENT_RULE_MASS_EACH: "mass-each",
     me.ABANDONMENT_RULE_SOFT_MASS: "soft-mass",
+    me.ABANDONMENT_RULE_BALANCED_MASS: "balanced-mass",
 }
 COEFFICIENTS = {
     sim.COEFFICIENTS_UNSPECIFIED: "gradient",
