@@ -127,8 +127,8 @@ def two_digits(model: nf.Model) -> list[list[Tile]]:
 
 
 def photographs(zoo: Path, name: str, files: Sequence[str]) -> list[list[Tile]]:
-    """A trained network's predicted class on photographs; its own beside it where that is another one, and that
-    of each object where several are in sight."""
+    """A trained network's predicted class on photographs; the right one beside it where that is another, and
+    that of each object where several are in sight."""
     facts = json.loads((zoo / "models" / "manifest.json").read_text(encoding="utf-8"))[f"{name}.onnx"]
     model = nf.load(zoo / "models" / f"{name}.onnx")
     labels = nf.Labels.read(zoo / "labels" / facts["labels"])
