@@ -208,7 +208,7 @@ def main() -> None:
     for name in names:
         case = digits(given.scenes) if name == DIGITS else photographs(given.zoo, name, given.pictures)
         own = [rivals.variant(n, m) for n, m in options().items()]
-        beside = [rivals.find(n) for n in ("naflow", "published-code", "paper", *RIVALS)]
+        beside = [rivals.find(n) for n in ("naflow", "net", "published-code", "paper", *RIVALS)]
         stages: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
             "options": (own, "retained, mass:0.95", METRICS),
             "evidence": (evidence(), "layer-cam", (*METRICS, RANDOMISED)),

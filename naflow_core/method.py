@@ -175,6 +175,7 @@ class Method:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
+    "net": Method(inverse="activation", abandon=Abandonment("balanced-mass", 0.9), evidence="net"),
     "paper": Method(
         rows="retained",
         weighting="plain",

@@ -50,7 +50,7 @@ def test_equations_count_alike_or_by_what_becomes_of_their_neuron(weighting):
 
 def test_the_presets_of_the_paper_weigh_nothing():
     found = {name: method.weighting for name, method in nf.PRESETS.items()}
-    assert found == {"default": "scaled", "paper": "plain", "published-code": "plain"}
+    assert found == {"default": "scaled", "net": "scaled", "paper": "plain", "published-code": "plain"}
 
 
 def test_the_presets_of_the_paper_rectify_each_channel():

@@ -167,7 +167,7 @@ def explain(
     output: Output = None,
     top_feature_map: Top = None,
     explained_input: Source = None,
-    preset: Annotated[str, typer.Option(help="default, paper or published-code.")] = "default",
+    preset: Annotated[str, typer.Option(help="default, net, paper or published-code.")] = "default",
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
     weighting: Annotated[str | None, typer.Option(help="Of the equations: scaled or plain.")] = None,

@@ -20,7 +20,7 @@ class ExplainOptions:
             `BankTarget`.
         labels: names of all classes, needed for a `target_class` by name.
         layers: "blocks", "spine", "nodes", one tensor name or several.
-        preset: "default", "paper" or "published-code".
+        preset: "default", "net", "paper" or "published-code".
         inverse: "least-squares" or "activation".
         rows: equations that a solve keeps: "retained", "active" or "all".
         weighting: what an equation counts: "scaled" (by the constant scales behind the layer) or "plain".

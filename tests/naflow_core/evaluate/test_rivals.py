@@ -304,6 +304,13 @@ def test_without_an_inverse_the_flow_of_a_relu_is_layer_cam(
     np.testing.assert_allclose(flow, cam, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("layer", ["m0", "n1", "top"])
+def test_net_evidence_of_all_neurons_is_hires_cam(layer: str, subject: Subject, x: np.ndarray) -> None:
+    flow = variant("all", nf.Method.preset("published-code", evidence="net"))
+    cam = mapped("hires-cam", subject, x, layer)
+    np.testing.assert_allclose(flow(subject, x, CLASSES, layer, seeded()), cam, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in REGISTRY.names() if name != "paper"])
 def test_maps_are_non_negative_at_their_resolution_and_reproducible(
     name: str, subject: Subject, x: np.ndarray
