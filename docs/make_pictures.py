@@ -75,8 +75,8 @@ def explained(model: nf.Model, digit: int, **options: object) -> list[Tile]:
 
 
 def preset(model: nf.Model, name: str) -> list[Tile]:
-    """One row of the comparison of presets."""
-    (picture, _), *layers = explained(model, 4, method=nf.Method.preset(name))
+    """One row of the comparison of presets, below the top feature map, where they differ little."""
+    (picture, _), _, *layers = explained(model, 4, method=nf.Method.preset(name))
     return [(picture, f"preset {name}"), *layers]
 
 
