@@ -65,6 +65,9 @@ def balanced_contribution_mass(activation: Array, coefficients: Array, mass: Arr
     return _ramp(jnp.maximum(contribution, 0), mass) + _ramp(jnp.maximum(-contribution, 0), mass)
 
 
+SHARES = {"soft-mass": soft_contribution_mass, "balanced-mass": balanced_contribution_mass}
+
+
 def _ramp(contribution: Array, mass: Array | float) -> Array:
     """Shares from contributions >= 0."""
     least = _least(contribution, mass)

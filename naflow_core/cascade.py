@@ -16,12 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from naflow_core.abandonment import (
-    balanced_contribution_mass,
-    contribution_mass,
-    soft_contribution_mass,
-    zero_gradient,
-)
+from naflow_core.abandonment import SHARES, contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
@@ -34,8 +29,6 @@ from naflow_core.solve import Stopping
 
 Array = Any
 LEAST_DIRECT_DAMPING = 0.1  # below, float32 factors of normal equations lose too many digits
-
-SHARES = {"soft-mass": soft_contribution_mass, "balanced-mass": balanced_contribution_mass}
 
 
 class State(NamedTuple):
