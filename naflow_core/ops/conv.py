@@ -25,6 +25,7 @@ from naflow_core.ops.registry import register
 from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pads, taps
 
 HIGHEST = lax.Precision.HIGHEST
+FEW_GROUPS = 16
 MANY_CELLS = 512  # above, one matrix product for each picture
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -54,15 +55,14 @@ class _Shape:
 
 def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     g = shape.geometry
-    return lax.conv_general_dilated(
+    return _in_groups(
+        shape.group,
         x,
         weights[0],
-        g.strides,
-        list(zip(g.pads_lo, shape.high, strict=True)),
+        window_strides=g.strides,
+        padding=list(zip(g.pads_lo, shape.high, strict=True)),
         rhs_dilation=g.dilations,
         dimension_numbers=_LAYOUTS[len(g.kernel)],
-        feature_group_count=shape.group,
-        precision=HIGHEST,
     )
 
 
@@ -70,17 +70,26 @@ def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.A
     g = shape.geometry
     sizes = zip(shape.spatial, shape.output, g.strides, g.reach, g.pads_lo, strict=True)
     pads = [(e - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, s, e, lo in sizes]
-    return lax.conv_general_dilated(
+    return _in_groups(
+        shape.group,
         y,
         weights[1],
-        (1,) * len(g.kernel),
-        pads,
+        window_strides=(1,) * len(g.kernel),
+        padding=pads,
         lhs_dilation=g.strides,
         rhs_dilation=g.dilations,
         dimension_numbers=_LAYOUTS[len(g.kernel)],
-        feature_group_count=shape.group,
-        precision=HIGHEST,
     )
+
+
+def _in_groups(group: int, x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    """XLA's convolution, channels-last. A few groups are convolutions of their own: XLA's kernels for groups
+    are slow on CPUs."""
+    if not 1 < group <= FEW_GROUPS:
+        return lax.conv_general_dilated(x, kernel, feature_group_count=group, precision=HIGHEST, **options)
+    parts = zip(jnp.split(x, group, axis=-1), jnp.split(kernel, group, axis=-1), strict=True)
+    made = [lax.conv_general_dilated(a, b, precision=HIGHEST, **options) for a, b in parts]
+    return jnp.concatenate(made, axis=-1)
 
 
 def _swapped(kernel: jax.Array, group: int) -> jax.Array:
