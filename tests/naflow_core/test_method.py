@@ -40,12 +40,12 @@ def test_equations_count_alike_or_by_what_becomes_of_their_neuron(weighting):
     y0 = np.asarray(linear.y0, np.float32)
     aim = y0 * np.random.default_rng(4).uniform(0.2, 1.8, y0.shape).astype(np.float32)
     above = cascade.State(aim, np.ones_like(aim), np.ones(aim.shape, bool))
-    layer = cascade.step(plan, plan.segments[0], method, {"x": x, "c": y0}, above)
+    state, _ = cascade.step(plan, plan.segments[0], method, {"x": x, "c": y0}, above)
     weights = np.abs(SCALE) if weighting == "scaled" else np.ones(4)
     rows = np.broadcast_to(weights.reshape(1, -1, 1, 1), y0.shape).reshape(-1)
     weighted = Linearised(linear.matrix * rows[:, None], linear.offset * rows, linear.x0, linear.y0)
     expected = weighted.preimage(aim.reshape(-1) * rows, np.ones(rows.size), damping=method.damping)
-    np.testing.assert_allclose(layer.state.bpfm, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(state.bpfm, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_the_presets_of_the_paper_weigh_nothing():
