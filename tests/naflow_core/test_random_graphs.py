@@ -63,10 +63,14 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-def drawn(seed, blocks, *rest):
-    """A random graph. A process cannot hold the programs of hundreds: each maps memory, which is limited."""
+def make_room():
+    """A process cannot hold the programs of hundreds of networks: each maps memory, which is limited."""
     if next(DRAWN) % 20 == 19:
         drop_programs()
+
+
+def drawn(seed, blocks, *rest):
+    make_room()
     return random_graph(seed, blocks, *rest)
 
 
@@ -217,6 +221,7 @@ def moving(g: Grower, x: Maps) -> Maps:
 @some(3)
 @given(SEEDS)
 def test_nothing_abandoned_and_one_to_one_layers_give_back_the_activations(seed):
+    make_room()
     g = Grower(seed)
     start = Maps("x", *(int(n) for n in (g.chance.integers(1, 4), *g.chance.integers(4, 7, 2))))
     x = start
