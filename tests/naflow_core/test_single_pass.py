@@ -1,0 +1,31 @@
+"""One program for the whole cascade gives what its steps give one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import naflow_core as nf
+from naflow_core import cascade, explanation
+from support.blocks import network, picture
+
+
+@pytest.mark.parametrize("rule", ["zero-gradient", "soft-mass:0.9", "balanced-mass:0.9"])
+def test_layers_are_those_of_the_steps(rule, monkeypatch):
+    """Tensors inside of a composite too, each of which starts from a tensor of its own."""
+    model, x = nf.load(network("residual")), picture(1)
+    method = nf.Method(inverse="activation", evidence="net", abandon=nf.Abandonment.parse(rule))
+
+    def explain():
+        return model.explain(x, method=method, layers="nodes").collect()
+
+    together = explain()
+    monkeypatch.setattr(explanation.single_pass, "run", cascade.run)
+    apart = explain()
+    assert len(together.flows) == len(apart.flows) > 4
+    for ours, theirs in zip(together.flows, apart.flows, strict=True):
+        assert ours.tensor == theirs.tensor
+        np.testing.assert_allclose(ours.map, theirs.map, atol=1e-5 * theirs.map.max(), err_msg=ours.tensor)
+        for name in ("retained_fraction", "conservation_gap"):
+            one, other = (getattr(flow.diagnostics, name) for flow in (ours, theirs))
+            np.testing.assert_allclose(one, other, atol=1e-4)
