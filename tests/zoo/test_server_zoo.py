@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +58,9 @@ def test_a_stream_equals_the_result_in_process(name: str, server: Running) -> No
             assert maps[flow.index].tobytes() == flow.map.tobytes(), flow.tensor
         if name not in EARLY:
             return
-        # Everything is compiled now. The best of some rounds: what else the machine does is not the subject.
-        assert min(share_before_first_flow(stub.explanation, ask) for _ in range(5)) < 1 / 3
+        # Everything is compiled now. The median: what else the machine does in a moment is not the subject.
+        shares = [share_before_first_flow(stub.explanation, ask) for _ in range(5)]
+        assert statistics.median(shares) < 1 / 3
 
 
 def share_before_first_flow(service: Any, ask: Any) -> float:
