@@ -1,7 +1,8 @@
-"""The table of operators in the documentation.
+"""The table of operators in the documentation, and the list that `naflow inspect` answers early from.
 
     python docs/make_operators.py            run ONNX's backend test suite and write docs/operators.md
-    python docs/make_operators.py --check    only tell whether the rest of the page is up to date
+    python docs/make_operators.py --list     only write the list
+    python docs/make_operators.py --check    only tell whether list and page, but for its counts, are right
 
 Needs an installed naflow and nothing else; the suite takes some minutes on one core.
 """
@@ -9,6 +10,7 @@ Needs an installed naflow and nothing else; the suite takes some minutes on one 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import warnings
@@ -23,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from naflow_core import inverse  # noqa: E402
+from naflow_core.model.catalogue import LIST  # noqa: E402
 from naflow_core.model.convert import NEWEST_OPSET, OLDEST_OPSET  # noqa: E402
 from naflow_core.model.rewrite import REMOVED  # noqa: E402
+from naflow_core.model.unfold import UNFOLDED  # noqa: E402
 from naflow_core.model.unfuse import FUSED  # noqa: E402
 from naflow_core.ops import REGISTRY  # noqa: E402
 from naflow_core.ops.registry import Operator  # noqa: E402
@@ -282,15 +286,28 @@ Old operators that ONNX no longer has, read as what they meant: {removed}.
 """
 
 
+def catalogue() -> str:
+    """Names of all operators, and the reasons of those that are refused."""
+    known = sorted({*((domain, name) for domain, name, _ in REGISTRY.names()), *UNFOLDED})
+    listed = {"known": known, "refused": REGISTRY.reasons()}
+    parts = (
+        f'"{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]"
+        for name, rows in listed.items()
+    )
+    return "{" + ", ".join(parts) + "}\n"
+
+
 def main() -> int:
-    """Write the page, or with --check compare it."""
+    """Write both, or the list, or compare them."""
     if "--check" not in sys.argv[1:]:
-        PAGE.write_text(render(run_suite()), encoding="utf-8")
+        LIST.write_text(catalogue(), encoding="utf-8")
+        if "--list" not in sys.argv[1:]:
+            PAGE.write_text(render(run_suite()), encoding="utf-8")
         return 0
     text = PAGE.read_text(encoding="utf-8")
-    if render(read_counts(text)) == text:
+    if render(read_counts(text)) == text and LIST.read_text(encoding="utf-8") == catalogue():
         return 0
-    sys.stderr.write("docs/operators.md is out of date: run python docs/make_operators.py\n")
+    sys.stderr.write("the operators' page or list is out of date: run python docs/make_operators.py\n")
     return 1
 
 

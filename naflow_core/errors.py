@@ -102,3 +102,11 @@ class Refusal(NaflowError):
     """
 
     code = "refused"
+
+
+def not_registered(domain: str, op_type: str, opset: int, reason: str | None = None) -> str:
+    """What a user is told of an operator that is not there: why, and the line that would add it."""
+    where = f'domain="{domain}", ' if domain else ""
+    line = f'@nf.ops.register("{op_type}", {where}since={opset})'
+    unknown = f"no operator {domain or 'ai.onnx'}:{op_type} is registered"
+    return f"{reason or unknown}; {line} would add it"

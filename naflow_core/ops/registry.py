@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from naflow_core.errors import Refusal
+from naflow_core.errors import Refusal, not_registered
 
 Interval = tuple[float, float]
 RangeRule = Callable[[list[Interval], Mapping[str, Any]], Interval]
@@ -130,16 +130,18 @@ class OperatorRegistry:
         """
         versions = self._entries.get((domain, op_type))
         if not versions:
-            where = f'domain="{domain}", ' if domain else ""
-            line = f'@nf.ops.register("{op_type}", {where}since={opset})'
-            unknown = f"no operator {domain or 'ai.onnx'}:{op_type} is registered"
-            raise Refusal(f"{self._reasons.get((domain, op_type), unknown)}; {line} would add it")
+            raise Refusal(not_registered(domain, op_type, opset, self._reasons.get((domain, op_type))))
         fitting = [entry for entry in versions if entry.since <= opset]
         if not fitting:
             raise Refusal(
                 f"{op_type} is implemented from opset {versions[0].since} on, the model has {opset}"
             )
         return fitting[-1]
+
+    def reasons(self) -> list[tuple[str, str, str]]:
+        """(domain, op_type, reason) of what is refused and not registered, sorted."""
+        refused = sorted(self._reasons.items())
+        return [(*operator, reason) for operator, reason in refused if operator not in self._entries]
 
     def names(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """(domain, op_type, versions) of everything registered, sorted."""

@@ -173,6 +173,7 @@ class Server:
             await self._calls.wait_idle(LAST_SECONDS)
         await self._grpc.stop(LAST_SECONDS)
         await stopped
+        await self._calls.wait_settled(LAST_SECONDS)
         await self.engine.stop(LAST_SECONDS)
         if self._endpoint is not None:
             await asyncio.to_thread(self._endpoint.close)

@@ -72,6 +72,7 @@ class Calls(grpc.aio.ServerInterceptor):
     def __init__(self, tokens: Tokens, most: int, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._tokens, self._most, self._metrics, self._tracing = tokens, most, metrics, tracing
         self._open: set[Call] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # those that grpc runs calls in
         self._idle = asyncio.Event()
         self._idle.set()
         self.closing = asyncio.Event()
@@ -81,6 +82,13 @@ class Calls(grpc.aio.ServerInterceptor):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
         return self._idle.is_set()
+
+    async def wait_settled(self, seconds: float) -> bool:
+        """Whether grpc's own tasks of all calls ended within that time. They read the request before a handler
+        and write the status after it; on a server that has stopped both still unwind."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+        return not self._tasks
 
     def evict(self) -> int:
         """End all open calls with UNAVAILABLE; how many there were."""
@@ -95,6 +103,10 @@ class Calls(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """The method's handler with everything around it, or one that refuses without reading a message."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         handler = await continuation(details)
         if handler is None or details.method.startswith(HEALTH):
             return handler

@@ -71,6 +71,12 @@ def test_the_page_is_up_to_date() -> None:
     assert SCRIPT["render"](documented) == text, "run docs/make_operators.py"
 
 
+def test_the_list_that_inspect_answers_early_from_is_up_to_date() -> None:
+    assert SCRIPT["LIST"].read_text(encoding="utf-8") == SCRIPT["catalogue"](), (
+        "run docs/make_operators.py --list"
+    )
+
+
 def test_a_wrong_value_is_noticed() -> None:
     case = next(case for case in GROUPS["Relu"] if case.name == "relu")
     wrong = np.array(case.outputs[0])
