@@ -84,8 +84,8 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._idle.is_set()
 
     async def wait_settled(self, seconds: float) -> bool:
-        """Whether grpc's own tasks of all calls ended within that time. They read the request before a handler
-        and write the status after it; on a server that has stopped both still unwind."""
+        """Whether grpc's own tasks of all calls ended within that time. They read the request before a
+        handler and write the status after it; on a server that has stopped both still unwind."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         return not self._tasks
