@@ -25,6 +25,7 @@ from support.grpc_server import (
     stubs,
     unpacked,
 )
+from support.timed import timed
 
 CODE = grpc.StatusCode
 
@@ -88,6 +89,7 @@ def test_request_id_comes_back(stub: Stubs) -> None:
     assert len(made.pop()) == 32
 
 
+@timed
 @pytest.mark.parametrize("rpc", ["Explain", "ExplainStream"])
 def test_cancelling_frees_everything(rpc: str, stub: Stubs, engine: TinyEngine, server: Running) -> None:
     engine.released.clear()
@@ -252,6 +254,7 @@ def test_requests_in_flight_on_a_stream_are_limited(stub: Stubs, engine: TinyEng
     assert sum(event.HasField("summary") for event in events) == 10
 
 
+@timed
 def test_a_reader_that_stalls_holds_up_the_engine_and_nobody_else(server: Running) -> None:
     engine, side = server.server.engine, 512  # 1 MiB maps: few of them fill the transport's buffers
     assert isinstance(engine, TinyEngine)

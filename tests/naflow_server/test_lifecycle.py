@@ -27,6 +27,7 @@ from naflow_server.settings import SettingsError
 from support.blocks import network, picture
 from support.engines import install
 from support.grpc_server import Running, TinyEngine, details, request, running, settings, stubs
+from support.timed import timed
 
 CODE = grpc.StatusCode
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -150,6 +151,7 @@ def asked(rpc: str, hold: threading.Event) -> Any:
     return request(request_id="a") if rpc == "Explain" else requests()
 
 
+@timed
 @pytest.mark.parametrize("rpc", ["Explain", "ExplainStream"])
 def test_stopping_lets_running_calls_finish(rpc: str, engine: TinyEngine) -> None:
     configured = settings(server={"drain_seconds": 0.3, "grace_seconds": 10.0})
@@ -186,6 +188,7 @@ def test_stopping_lets_running_calls_finish(rpc: str, engine: TinyEngine) -> Non
         stop.result(10)
 
 
+@timed
 @pytest.mark.parametrize("rpc", ["Explain", "ExplainStream"])
 def test_what_outlasts_the_grace_period_is_unavailable(rpc: str, engine: TinyEngine) -> None:
     hold = threading.Event()
@@ -278,6 +281,7 @@ def test_sigterm_ends_the_process_with_status_0(folder: Path) -> None:
         started.communicate()
 
 
+@timed
 def test_sigterm_while_models_load(folder: Path) -> None:
     started = process(folder, NAFLOW_SERVER__DRAIN_SECONDS="5")
     try:

@@ -17,6 +17,7 @@ from naflow.v1 import method_pb2 as me
 from naflow_server.engine import Engine
 from support.engines import install
 from support.grpc_server import Running, assembled, request, running, settings, stubs
+from support.timed import timed
 
 pytestmark = pytest.mark.skipif(
     "NAFLOW_ZOO" not in os.environ, reason="set NAFLOW_ZOO to a folder of models and pictures"
@@ -42,6 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield started
 
 
+@timed
 @pytest.mark.parametrize("name", MODELS)
 def test_a_stream_equals_the_result_in_process(name: str, server: Running) -> None:
     model = nf.load(ROOT / "models" / f"{name}.onnx")

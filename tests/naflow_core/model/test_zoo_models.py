@@ -11,6 +11,7 @@ import pytest
 
 from naflow_core.model import Graph, read_model
 from support.onnx_graphs import run_onnxruntime, zoo_parameters
+from support.timed import timed
 
 
 def _feed(graph: Graph) -> dict[str, np.ndarray]:
@@ -26,6 +27,7 @@ def _feed(graph: Graph) -> dict[str, np.ndarray]:
     return feeds
 
 
+@timed
 @pytest.mark.parametrize("path", zoo_parameters())
 def test_zoo_model(path: Path) -> None:
     original = onnx.load(path)

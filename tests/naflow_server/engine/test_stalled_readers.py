@@ -15,6 +15,7 @@ import pytest
 from naflow_server.engine import Call, Code, EngineError, Header, LayerFlow
 from support.blocks import picture
 from support.engines import flows, read, repository, request, run, running, settings, slow, until
+from support.timed import timed
 
 NAME = "residual-1"
 
@@ -30,6 +31,7 @@ def held() -> int:
     return sum(array.nbytes for array in jax.live_arrays())
 
 
+@timed
 def test_others_go_on_and_the_stalled_resume_where_they_were(root: Path) -> None:
     async def work() -> None:
         async with running(settings(root, limits={"active": 2})) as engine:

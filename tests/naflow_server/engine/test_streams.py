@@ -25,6 +25,7 @@ from naflow_server.engine import (
 )
 from support.blocks import SPINE, network, picture
 from support.engines import flows, install, read, repository, request, run, running, settings, slow, until
+from support.timed import timed
 
 MODELS = ("residual-1", "inception-2")
 
@@ -158,6 +159,7 @@ def test_a_full_queue_refuses_before_the_first_event(root: Path) -> None:
     run(work)
 
 
+@timed
 def test_deadlines_hold_in_the_queue_and_while_computing(root: Path) -> None:
     async def work() -> None:
         async with running(settings(root, limits={"active": 1})) as engine:
@@ -179,6 +181,7 @@ def test_deadlines_hold_in_the_queue_and_while_computing(root: Path) -> None:
     run(work)
 
 
+@timed
 def test_cancelling_frees_the_thread_within_one_layer(root: Path) -> None:
     async def work() -> None:
         async with running(settings(root, limits={"active": 1})) as engine:
@@ -279,6 +282,7 @@ def test_a_long_silence_is_filled_with_signs_of_life(root: Path) -> None:
     run(work)
 
 
+@timed
 def test_stopping_lets_streams_finish_or_ends_them(root: Path) -> None:
     async def work() -> None:
         async with running(settings(root)) as engine:
