@@ -1,6 +1,6 @@
 """Do similarity flows show what two pictures have in common? Remove it and see.
 
-    python benchmarks/similarity_deletion.py [--pairs 150] [--only NAME] [--json FILE]
+    python benchmarks/similarity_deletion.py [--pairs 150] [--only NAME] [--default-only] [--json FILE]
 
 The strongest cells of the query's flow are removed, in every layer, and the fall of its similarity to the
 reference is measured with onnxruntime. How cells are removed is said in similarity_removal.py: vectors are
@@ -20,10 +20,11 @@ Photographs, where NAFLOW_ZOO names a folder with models/ and images/: see
 
 First table: the fall of the similarity, mean over layers and pairs, and how much more the flow lowers it than
 each control, with the 95 % bootstrap interval over pairs (over photographs, where several pairs share one). A
-control loses where the interval lies above 0. Second table: the share of the flow that lies on the matching
+control loses where the interval lies above 0. The row "all of these" has all kinds of pairs of photographs
+together, each pair once. Second table: the share of the flow that lies on the matching
 half of a query with two digits or photographs; chance is 0.5. Single layers are in the JSON file, and so is
 the similarity of a query that is painted over wholly ("blank"): where that is hardly lower, paint removes
-nothing.
+nothing. With --default-only only the default coefficients are measured.
 """
 
 from __future__ import annotations
@@ -171,6 +172,8 @@ def measure(
             facts = {"query": case.name, "pairs": len(wanted), "coefficients": str(way), "how": how}
             facts |= {"removed": share, "similarity": similarity}
             rows["deletion"].append(facts | _summary(found, layers, case.groups))
+            leads = {name: (found[FLOW] - found[name]).mean(0).tolist() for name in CONTROLS}
+            rows["deletion"][-1] |= {"each": leads, "groups": case.groups.tolist()}
         if case.first is not None:
             halves = {
                 name: np.stack([matching_share(m, case.first, case.axis) for m in own])
@@ -182,6 +185,29 @@ def measure(
                 | {"layers": dict(zip(layers, halves[FLOW].mean(1).tolist(), strict=True))}
             )
     return rows
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All kinds of pairs as one, for each way, removal and share; their groups are the same photographs."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault((row["coefficients"], row["how"], row["removed"]), []).append(row)
+    found = []
+    for kinds in alike.values():
+        pairs = np.array([row["pairs"] for row in kinds])
+        groups = np.concatenate([row["groups"] for row in kinds])
+        means = {
+            part: {
+                name: float(np.average([row[part][name] for row in kinds], weights=pairs))
+                for name in kinds[0][part]
+            }
+            for part in ("similarity", "fall")
+        }
+        leads = {name: np.concatenate([row["each"][name] for row in kinds]) for name in CONTROLS}
+        facts = {key: kinds[0][key] for key in ("coefficients", "how", "removed")}
+        lead = {name: interval(values, groups) for name, values in leads.items()}
+        found.append({"query": "all of these", "pairs": int(pairs.sum())} | facts | means | {"lead": lead})
+    return found
 
 
 def _summary(falls: dict[str, np.ndarray], layers: tuple[str, ...], groups: np.ndarray) -> dict[str, Any]:
@@ -243,6 +269,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=150, help="of digits")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=names, action="append", help="an encoder; all when left out")
+    parser.add_argument("--default-only", action="store_true", help="leave the other coefficients out")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     everything: dict[str, Rows] = {}
@@ -257,10 +284,14 @@ def main() -> None:
             encoder = encoder_of(Path(str(folder)), name)
             cases = photograph_pairs(encoder, Path(str(folder)), name, options.seed)
             choices = {"ways": WAYS_OF[encoder.metric], "shares": SHARES[-1:]}
+        if options.default_only:
+            choices["ways"] = (GRADIENT,)
         found: Rows = {"deletion": [], "halves": []}
         for case in cases:
             for table, rows in measure(encoder, case, options.seed, **choices).items():
                 found[table] += rows
+        if name not in (DIGITS, DESCRIPTORS):
+            found["deletion"] += together(found["deletion"])
         everything[name] = found
         print(f"\n{name}, seed {options.seed}, {platform.processor() or platform.machine()}")
         report(found)

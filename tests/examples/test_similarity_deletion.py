@@ -76,6 +76,26 @@ def test_the_interval_resamples_groups_whole() -> None:
     assert deletion.interval(np.tile(values, 3), np.arange(60)).low > copied.low
 
 
+def test_kinds_of_pairs_together_are_their_pairs_together() -> None:
+    random = np.random.default_rng(1)
+    rows = [
+        {
+            "query": str(count), "pairs": count, "coefficients": "gradient", "how": "painted", "removed": 0.2,
+            "similarity": {"flow": 0.5}, "fall": {"flow": float(count)},
+            "each": {name: random.normal(size=count).tolist() for name in deletion.CONTROLS},
+            "groups": list(range(count)),
+        }
+        for count in (4, 6)
+    ]  # fmt: skip
+    (row,) = deletion.together(rows)
+    assert (row["pairs"], row["fall"]["flow"]) == (10, pytest.approx(5.2))
+    for name in deletion.CONTROLS:
+        values = np.array(rows[0]["each"][name] + rows[1]["each"][name])
+        assert row["lead"][name] == deletion.interval(values, np.array([*range(4), *range(6)]))
+    rows[1]["removed"] = 0.05
+    assert len(deletion.together(rows)) == 2
+
+
 def test_layers_are_spaced_and_the_top_is_among_them() -> None:
     assert deletion.spaced(tuple("abcdefghij"), 3) == ("d", "g", "j")
     assert deletion.spaced(tuple("abc"), 4) == ("a", "b", "c")
