@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from naflow_core.analysis.head import scores_output
@@ -48,6 +50,8 @@ class Ends(NamedTuple):
 
 
 CACHED_PROGRAMS = 16
+CACHE_BYTES = 4 << 20
+"""A CPU computes feature maps of more than this one after the other: together they leave its cache."""
 DEFAULT_SPATIAL = 224
 DEFAULT_LIMITS = Limits()
 
@@ -219,7 +223,8 @@ class Model:
             top_feature_map: name of t_K; found by analysis when None.
             explained_input: which of several inputs the flows lead to, the others held as they are; the first
                 picture-like one when None.
-            batch_size: pictures per batch; all at once when None (or what the model's fixed batch asks for).
+            batch_size: pictures per batch; when None what the model's fixed batch asks for, else as many as
+                a CPU's cache holds, or all at once on other devices.
 
         Raises:
             InputError, TargetError, AnalysisError, UnsupportedOperatorError, OptionError: see each.
@@ -324,7 +329,7 @@ class Model:
     ) -> tuple[list[Chunk], Plan]:
         total = _pictures(feeds)
         fixed = self._fixed_batch()
-        size = fixed or min(batch_size or total, total)
+        size = fixed or min(batch_size or self._fitting(feeds, total), total)
         if size < 1:
             raise InputError(f"batch size {size} must be at least 1")
         if total % size and fixed:
@@ -343,6 +348,17 @@ class Model:
             own = plan if length == size else self._plan(feeds, length, ends)
             chunks.append(Chunk(own, {name: device_value(value) for name, value in part.items()}))
         return chunks, plan
+
+    def _fitting(self, feeds: Mapping[str, np.ndarray], total: int) -> int:
+        """How many of so many pictures go together where nobody says it, all batches being equal."""
+        if total <= 1 or jax.default_backend() != "cpu":
+            return total
+        one = self.program({name: (1, *value.shape[1:]) for name, value in feeds.items()})
+        if one.unsupported:
+            return total
+        largest = max(math.prod(one.shapes[name]) for step in one.steps for name in step.outputs if name)
+        most = CACHE_BYTES // (4 * largest)
+        return max((size for size in range(1, min(most, total) + 1) if total % size == 0), default=1)
 
     def _plan(self, feeds: dict[str, np.ndarray], size: int, ends: Ends) -> Plan:
         program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})

@@ -136,7 +136,7 @@ def test_top_target_is_each_picture_s_own(model: nf.Model, x: np.ndarray) -> Non
 
 
 def test_every_public_exception_derives_from_naflow_error() -> None:
-    public = {name: value for name, value in vars(nf).items() if isinstance(value, type)}
+    public = {name: getattr(nf, name) for name in nf.__all__ if isinstance(getattr(nf, name), type)}
     kinds = {name for name, value in public.items() if issubclass(value, Exception)} - {"Refusal"}
     assert kinds >= {"ModelError", "UnsupportedOperatorError", "InputError", "TargetError", "OptionError"}
     for name in kinds:
@@ -318,3 +318,20 @@ def test_an_unsupported_operator_is_named_in_under_a_second() -> None:
         assert nf.load(content).inspect().explainable
     finally:
         nf.ops.REGISTRY.unregister("Whirl", since=1, domain="com.example")
+
+
+def test_a_cpu_takes_as_many_pictures_at_once_as_its_cache_holds(
+    model: nf.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of one size, so that one program does; what is asked for is done."""
+    x = np.random.default_rng(4).random((6, *next(iter(model.default_shapes().values()))[1:]), np.float32)
+    shapes = model.program({model.inputs[0].name: (1, *x.shape[1:])}).shapes
+    largest = 4 * max(int(np.prod(shape)) for shape in shapes.values())
+
+    def batches(**options: int) -> list[int]:
+        return [chunk.count for chunk in model.explain(x, **options)._chunks]
+
+    for fitting, expected in ((0.5, [1] * 6), (2.5, [2] * 3), (5.5, [3] * 2), (100, [6])):
+        monkeypatch.setattr("naflow_core.explainer.CACHE_BYTES", int(fitting * largest))
+        assert batches() == expected
+        assert batches(batch_size=4) == [4, 2]

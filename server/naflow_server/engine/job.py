@@ -251,7 +251,7 @@ class Explaining(Job):
             output=request.output,
             top_feature_map=request.top_feature_map,
             explained_input=request.explained_input,
-            batch_size=None if self._together else first.pictures,
+            batch_size=begin + extra if self._together else first.pictures,
         )
         for member in self._members:
             self._see(member, "")
