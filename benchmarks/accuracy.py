@@ -91,8 +91,8 @@ def reference(network: Network, preset: str, options: argparse.Namespace) -> dic
         command += ["--float32"] if options.float32 else []
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if ended.returncode:
-            last = ended.stderr.strip().splitlines()[-1:] or [f"exit status {ended.returncode}"]
-            raise SystemExit(f"{network.name}: the reference failed: {last[0]}")
+            said = ended.stderr.strip() or f"exit status {ended.returncode}"
+            raise SystemExit(f"{network.name}: the reference failed:\n{said}")
         with np.load(out) as arrays:
             return dict(arrays)
 

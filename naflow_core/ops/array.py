@@ -95,7 +95,8 @@ def aligned(*arrays: Any) -> list[Any]:
         return [np.asarray(a) for a in arrays]
     dtype: Any = jnp.result_type(*(jnp.asarray(a).dtype for a in arrays))
     if jnp.issubdtype(dtype, jnp.inexact):
-        dtype = jnp.float32
+        wide = any(not is_known(a) and a.dtype == np.float64 for a in arrays)  # a reference to measure by
+        dtype = jnp.float64 if wide else jnp.float32
     check_growth(shape, dtype)
     rank = len(shape)
     return [jnp.asarray(a).astype(dtype).reshape((1,) * (rank - np.ndim(a)) + np.shape(a)) for a in arrays]
