@@ -34,6 +34,7 @@ from pydantic_settings import SettingsError as InvalidEnvironment
 MIB = 1 << 20
 GIB = 1 << 30
 PREFIX = "NAFLOW_"
+REASONS = {"extra_forbidden": "there is no such setting", "model_type": "must be a table of settings"}
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -209,6 +210,13 @@ class ModelSettings(Section):
     warm_up: tuple[dict[str, tuple[PositiveInt, ...]], ...] = ()
     warm_up_layers: str | tuple[str, ...] = "blocks"
 
+    @field_validator("warm_up_layers", mode="before")
+    @classmethod
+    def _layers(cls, layers: Any) -> Any:
+        if not isinstance(layers, str) and not _are_names(layers):
+            raise ValueError("must be blocks, spine, nodes or a list of tensor names")
+        return layers
+
 
 class RepositorySettings(Section):
     """The folder with the models, in Triton's layout.
@@ -233,6 +241,13 @@ class RepositorySettings(Section):
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     limits: ModelLimitSettings = ModelLimitSettings()
     upload: UploadSettings = UploadSettings()
+
+    @field_validator("load", mode="before")
+    @classmethod
+    def _names(cls, load: Any) -> Any:
+        if load != "all" and not _are_names(load):
+            raise ValueError("must be all, or a list of names")
+        return load
 
 
 class BankSettings(Section):
@@ -342,8 +357,12 @@ def read_settings(file: Path | None = None, flags: Mapping[str, Any] | None = No
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]  # an input may be a secret
         field = ".".join(str(part) for part in first["loc"]) or "settings"
-        reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        reason = REASONS.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise SettingsError(f"{field}: {reason}") from None
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(name, str) for name in values)
 
 
 def _given(value: Any) -> bool:
@@ -365,7 +384,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingsError(f"settings file {str(file)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise SettingsError(f"settings file {str(file)!r} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and deep nesting, too
         raise SettingsError(f"settings file {str(file)!r} is not TOML: {error}") from None
 
 
@@ -377,5 +396,9 @@ def _read_environment() -> dict[str, Any]:
     source = EnvSettingsSource(Settings, case_sensitive=False, env_prefix=PREFIX, env_nested_delimiter="__")
     try:
         return source()
-    except InvalidEnvironment as error:
-        raise SettingsError(f"environment: {error}") from None
+    except (InvalidEnvironment, RecursionError) as error:
+        text = getattr(error.__cause__, "doc", None)
+        ours = (name for name in os.environ if name.upper().startswith(PREFIX))
+        named = [name for name in ours if os.environ[name] == text]
+        reason = f"environment variable {named[0]}: is not JSON" if named else f"environment: {error}"
+        raise SettingsError(reason) from None

@@ -54,10 +54,16 @@ def test_later_sources_win_and_others_keep_their_values(
         ("[serve]\nport = 1", "serve: there is no such setting"),
         ("[limits]\nqueue = 0", "limits.queue"),
         ("[limits]\nstalled_seconds = inf", "limits.stalled_seconds"),
-        ("[security]\ntls_key = 'k.pem'", "must be given together"),
-        ("[security]\nclient_ca = 'ca.pem'", "client_ca needs"),
-        ("[security]\ntoken = '  '", "must not be empty"),
+        ("[security]\ntls_key = 'k.pem'", "security: tls_certificate and tls_key must be given together"),
+        ("[security]\nclient_ca = 'ca.pem'", "security: client_ca needs"),
+        ("[security]\ntoken = '  '", "security: token must not be empty"),
+        ("server = 5", "server: must be a table"),
+        ("[repository]\nload = 'one'", "repository.load: must be all, or a list of names"),
+        ("[repository]\nload = [1]", "repository.load: must be all, or a list of names"),
+        ("[repository.models.one]\nwarm_up_layers = 5", "repository.models.one.warm_up_layers: must be"),
         ("[server", "is not TOML"),
+        ("a = " + "9" * 5000, "is not TOML"),
+        ("a = " + "[" * 5000, "is not TOML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
@@ -75,7 +81,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         ("NAFLOW_SERVER__PORT", "many", "server.port"),
         ("NAFLOW_SERVER__PROT", "1", "server.prot"),
         ("NAFLOW_SERVR__PORT", "1", "no section 'servr'"),
-        ("NAFLOW_REPOSITORY__MODELS", "{", "repository"),
+        ("NAFLOW_REPOSITORY__MODELS", "{", "variable NAFLOW_REPOSITORY__MODELS: is not JSON"),
+        ("NAFLOW_SERVER", "8001", "server: must be a table"),
+        ("NAFLOW_SERVER", "port", "variable NAFLOW_SERVER: is not JSON"),
+        ("NAFLOW_SERVER", "[" * 100_000, "environment"),
     ],
 )
 def test_a_wrong_variable_is_named(
