@@ -14,7 +14,7 @@ from naflow_cli.bank import bank_app
 from naflow_cli.bench import bench
 from naflow_cli.evaluate import evaluate
 from naflow_cli.exclusions import nothing_beside_manifest, only_with_server
-from naflow_cli.interruption import heed_signals
+from naflow_cli.interruption import end_at_signals, heed_signals
 
 app = typer.Typer(
     name="naflow",
@@ -325,7 +325,13 @@ def run(arguments: list[str] | None = None) -> None:
     """
     _keep_libraries_quiet()
     heed_signals()  # so that half-written results are cleared away
-    sys.exit(_status(lambda: app(arguments, prog_name="naflow", standalone_mode=False)))
+    try:
+        status = _status(lambda: app(arguments, prog_name="naflow", standalone_mode=False))
+    except KeyboardInterrupt:  # while a failure was being told
+        status = _fail("interrupted", 130)
+    if arguments is None:
+        end_at_signals()
+    sys.exit(status)
 
 
 def _status(command: Callable[[], Any]) -> int:

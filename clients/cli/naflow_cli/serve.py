@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import naflow_core as nf
+from naflow_cli.interruption import check_interrupted
 
 
 def serve_models(config: Path | None, flags: dict[str, Any]) -> int:
@@ -22,6 +23,8 @@ def serve_models(config: Path | None, flags: dict[str, Any]) -> int:
             f"the server needs {error.name}, which is not installed", hint="pip install 'naflow[server]'"
         ) from error
     try:
-        return main(read_settings(config, flags))
+        settings = read_settings(config, flags)
+        check_interrupted()  # a signal that came during the imports must not strike in the event loop
+        return main(settings)
     except SettingsError as error:
         raise nf.OptionError(str(error)) from error
