@@ -39,7 +39,8 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
     if array.size == 0:
         raise InputError(f"input {spec.name!r} is empty: shape {list(array.shape)}")
     if floating:
-        array = np.ascontiguousarray(array, np.float32)
+        with np.errstate(over="ignore"):  # float64 that float32 cannot hold is told below
+            array = np.ascontiguousarray(array, np.float32)
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
             raise InputError(f"input {spec.name!r} has {bad} values that are nan or infinite")

@@ -157,7 +157,7 @@ class Bank:
             raise TargetError(
                 f"bank {str(path)!r}: cannot be read: {error.strerror or error}", hint="check the path"
             ) from error
-        except (ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, AttributeError, OverflowError) as error:
             raise _no_bank(path, error) from error
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError) as error:
             raise _no_bank(path, error) from error

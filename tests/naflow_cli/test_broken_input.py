@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +118,16 @@ def broken_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
         np.save(folder / name, values)
         return folder / name
 
+    def zipped(name: str, member: str, content: bytes) -> Path:
+        with zipfile.ZipFile(folder / name, "w") as file:
+            file.writestr(member, content)
+        return folder / name
+
+    def claims(shape: str) -> bytes:
+        """A .npy file of that shape and next to no data."""
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}".ljust(117) + "\n"
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(100)
+
     with_nan = GOOD.copy()
     with_nan[0, 0, 3, 3] = np.nan
     Image.new("L", (1, 1), 9).save(folder / "pixel.png")
@@ -123,6 +135,8 @@ def broken_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
     (folder / "empty.png").touch()
     (folder / "empty.npy").touch()
     (folder / "damaged.npz").write_bytes(b"PK\x03\x04 and nothing more")
+    (folder / "digits.npy").write_bytes(claims("9" * 60 + ","))
+    (folder / "claims.npy").write_bytes(claims("1000000, 1000000, 10000"))
     cut = demo_picture().read_bytes()
     (folder / "cut.png").write_bytes(cut[: len(cut) // 2])
     return {
@@ -130,6 +144,14 @@ def broken_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
         "rank": (array("rank.npy", GOOD[0, 0]), "shape [64, 64]"),
         "int": (array("int.npy", GOOD.astype(np.int32)), "int32"),
         "nan": (array("nan.npy", with_nan), "nan or infinite"),
+        "too large": (
+            array("large.npy", GOOD.astype(np.float64) + 1e300),
+            "4096 values that are nan or infinite",
+        ),
+        "text in it": (zipped("text.npz", "image", b"text"), "'image' in it is not an array"),
+        "claim in it": (zipped("claim.npz", "image.npy", claims("1000000, 1000000, 10000")), "more memory"),
+        "claim": (folder / "claims.npy", "more memory"),
+        "digits": (folder / "digits.npy", "not a NumPy file"),
         "objects": (array("objects.npy", np.array([{}], dtype=object)), "not a NumPy file"),
         "none": (array("none.npy", GOOD[:0]), "empty"),
         "empty array file": (folder / "empty.npy", "not a NumPy file"),
@@ -152,6 +174,11 @@ def broken_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
         "rank",
         "int",
         "nan",
+        "too large",
+        "text in it",
+        "claim in it",
+        "claim",
+        "digits",
         "objects",
         "none",
         "empty array file",

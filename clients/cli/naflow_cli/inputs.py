@@ -19,6 +19,10 @@ from naflow_client.pictures import array_picture
 from naflow_core.model.graph import TensorSpec
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+# What NumPy raises on damaged files.
+_DAMAGE = (
+    ValueError, EOFError, OverflowError, SyntaxError, NotImplementedError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +171,24 @@ def load_array(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             content = np.load(file, allow_pickle=False)
-            return content if isinstance(content, np.ndarray) else dict(content)
+            if isinstance(content, np.ndarray):
+                return content
+            arrays = dict(content)
     except OSError as error:
         raise nf.InputError(
             f"{path}: cannot be read: {error.strerror or error}", hint="check the path"
         ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError) as error:
+    except MemoryError as error:
+        raise nf.InputError(
+            f"{path}: needs more memory than there is: {error}", hint="give fewer pictures in a file"
+        ) from error
+    except _DAMAGE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise nf.InputError(f"{path}: not a NumPy file: {reason}", hint="write it with numpy.save") from error
+    for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):
+            raise nf.InputError(f"{path}: {name!r} in it is not an array", hint="write it with numpy.savez")
+    return arrays
 
 
 def digest(path: Path) -> str:
