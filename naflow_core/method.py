@@ -114,11 +114,13 @@ class Method:
                 raise OptionError(
                     f"{name} {value!r} does not exist", hint=f"one of {', '.join(get_args(allowed))}"
                 )
-        if not (math.isfinite(self.damping) and self.damping >= 0):
+        if not isinstance(self.feasible, bool):
+            raise OptionError(f"feasible {self.feasible!r} must be true or false")
+        if not (_finite(self.damping) and self.damping >= 0):
             raise OptionError(f"damping {self.damping} must be a number >= 0")
-        if not (math.isfinite(self.tolerance) and 0 < self.tolerance < 1):
+        if not (_finite(self.tolerance) and 0 < self.tolerance < 1):
             raise OptionError(f"tolerance {self.tolerance} must lie between 0 and 1", hint="default 1e-3")
-        if not 1 <= self.max_iterations <= 100_000:
+        if not (_finite(self.max_iterations) and 1 <= self.max_iterations <= 100_000):
             raise OptionError(f"max_iterations {self.max_iterations} must lie between 1 and 100000")
 
     @classmethod
@@ -171,6 +173,14 @@ class Method:
             for f in dataclasses.fields(self)
             if (value := getattr(self, f.name)) is not None
         }
+
+
+def _finite(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]  # what is no number is answered too
+    except (TypeError, OverflowError):
+        return False
 
 
 PRESETS: dict[str, Method] = {

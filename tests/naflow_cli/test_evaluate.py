@@ -244,6 +244,9 @@ def test_truth_files(tmp_path: Path) -> None:
         ("a.csv", "name,x\n", "heading must be"),
         ("a.csv", "picture,left,top,right,bottom\na.png,1,2,3\n", "line 2: must have one value"),
         ("a.csv", "picture,left,top,right,bottom\na.png,1,2,x,4\n", "line 2: a box must be"),
+        ("a.csv", f"picture,class\ndigit_1.png,{'9' * 5000}\n", "is a name"),
+        ("a.csv", f"picture,class\ndigit_1.png,{'x' * 200_000}\n", "line 2: field larger than field limit"),
+        ("a.json", f'{{"digit_1.png": {{"boxes": [[1, 2, {"9" * 400}, 4]]}}}}', "four numbers"),
         ("a.json", None, "cannot be read"),
     ],
 )

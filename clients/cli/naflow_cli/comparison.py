@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +129,19 @@ class Comparison:
         for name, value in choices.items():
             if not isinstance(value, kinds.get(name, str)):
                 raise TypeError(f"{name} is {value!r}")
-        paths = tuple(Path(entry["path"]) for entry in values["references"])
+        paths = tuple(recorded_path(entry) for entry in values["references"])
+        if not (paths or bank or choices["server_bank"]):
+            raise ValueError("nothing to compare with")
+        if choices["sides"] not in (None, *get_args(Sides)):
+            raise ValueError(f"sides is {choices['sides']!r}")
         ways = tuple(str(way) for way in values.get("ways", ()))
         point = None
         if values.get("point"):
             x, y = map(int, values["point"])
+            if min(x, y) < 0:
+                raise ValueError(f"point is {values['point']!r}")
             point = (x, y)
-        return cls(paths, Path(bank["path"]) if bank else None, ways=ways, point=point, **choices)
+        return cls(paths, recorded_path(bank) if bank else None, ways=ways, point=point, **choices)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -186,6 +193,29 @@ class Comparison:
             "server_bank": self.server_bank,
             "point": list(self.point) if self.point else None,
         }
+
+
+def recorded_path(entry: Mapping[str, Any]) -> Path:
+    """Of a file that a manifest names.
+
+    Raises:
+        ValueError: nothing can be called that.
+    """
+    path = Path(entry["path"])
+    if b"\0" in os.fsencode(path):
+        raise ValueError(f"path is {entry['path']!r}")
+    return path
+
+
+def recorded_digest(entry: Mapping[str, Any]) -> str:
+    """Of a file that a manifest names.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(entry["sha256"], str):
+        raise TypeError(f"sha256 of {entry['path']!r} is {entry['sha256']!r}")
+    return entry["sha256"]
 
 
 def _entry(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import naflow_core as nf
-from naflow_cli.comparison import Comparison
+from naflow_cli.comparison import Comparison, recorded_digest, recorded_path
 from naflow_cli.inputs import digest
 
 KINDS: dict[str, Any] = {
@@ -108,22 +108,26 @@ class Request:
             recorded = run["inputs"]
             if not recorded:
                 raise ValueError("no inputs")
-            paths = tuple(inputs) or tuple(Path(entry["path"]) for entry in recorded)
+            paths = tuple(inputs) or tuple(recorded_path(entry) for entry in recorded)
             if len(paths) != len(recorded):
                 raise nf.OptionError(f"it was made from {len(recorded)} inputs, {len(paths)} are given")
-            model = model or Path(run["model"]["path"])
-            labels = run["labels"]
+            model = model or recorded_path(run["model"])
+            labels = recorded_path(run["labels"]) if run["labels"] else None
             for key, kind in KINDS.items():
                 if not isinstance(run[key], kind):
                     raise TypeError(f"{key} is {run[key]!r}")
-            digests = {str(given): entry["sha256"] for given, entry in zip(paths, recorded, strict=True)}
+            if run["batch_size"] < 1:
+                raise ValueError(f"batch_size is {run['batch_size']}")
+            digests = {
+                str(given): recorded_digest(entry) for given, entry in zip(paths, recorded, strict=True)
+            }
             if labels:
-                digests[labels["path"]] = labels["sha256"]
+                digests[str(labels)] = recorded_digest(run["labels"])
             comparison = Comparison.from_dict(run.get("similarity"))
             if comparison is not None:
                 compared = run["similarity"]
                 for entry in (*compared["references"], *([compared["bank"]] if compared["bank"] else [])):
-                    digests[entry["path"]] = entry["sha256"]
+                    digests[str(Path(entry["path"]))] = recorded_digest(entry)
             return cls(
                 model=model,
                 inputs=paths,
@@ -136,9 +140,9 @@ class Request:
                 method=nf.Method.from_dict(run["method"]),
                 preset=run["preset"],
                 preprocess=run["preprocess"],
-                labels=Path(labels["path"]) if labels else None,
+                labels=labels,
                 batch_size=run["batch_size"],
-                digests={str(model): run["model"]["sha256"], **digests},
+                digests={str(model): recorded_digest(run["model"]), **digests},
                 server=_server(run.get("server")),
                 comparison=comparison,
             )
@@ -146,7 +150,7 @@ class Request:
             raise nf.OptionError(f"manifest {path}: cannot be read: {error.strerror or error}") from error
         except nf.NaflowError as error:
             raise nf.OptionError(f"manifest {path}: {error.message}", hint=error.hint) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise nf.OptionError(
                 f"manifest {path} is not one that `naflow explain` wrote: {type(error).__name__}: {error}",
                 hint="name a manifest.json from the --out folder of an earlier run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import naflow_core as nf
 
 Box = tuple[float, float, float, float]
 COLUMNS = ("left", "top", "right", "bottom")
+DIGITS = re.compile(r"\d{1,18}")
 LARGEST_FILE = 64 << 20
 FORMAT = 'JSON {"cat.jpg": {"boxes": [[left, top, right, bottom]], "class": 281}} or CSV with a heading'
 
@@ -110,11 +112,23 @@ def _box(where: str, values: Any) -> Box:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _from_csv(path: Path, text: str) -> dict[str, Truth]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    try:
+        return _from_rows(path, reader)
+    except csv.Error as error:
+        raise nf.InputError(f"{path}: line {reader.line_num + 1}: {error}", hint=FORMAT) from error
+
+
+def _from_rows(path: Path, reader: csv.DictReader[str]) -> dict[str, Truth]:
     columns = set(reader.fieldnames or ())
     allowed = {"picture", *COLUMNS, "class"}
     boxed = set(COLUMNS) <= columns
@@ -134,7 +148,7 @@ def _from_csv(path: Path, text: str) -> dict[str, Truth]:
             boxes[name].append(_box(where, _numbers(where, [row[c] for c in COLUMNS])))
         given = (row.get("class") or "").strip()
         if given:
-            classes.setdefault(name, []).append(int(given) if given.isdecimal() else given)
+            classes.setdefault(name, []).append(int(given) if DIGITS.fullmatch(given) else given)
     return {name: Truth(tuple(classes.get(name, ())), tuple(own)) for name, own in boxes.items()}
 
 

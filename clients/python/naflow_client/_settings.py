@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from collections.abc import Mapping, Sequence
@@ -122,9 +123,11 @@ def _real(value: Any, key: str, low: float, high: float) -> float | None:
 
 
 def _number(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PreprocessingError(f"{key} is {value!r}", "it must be a finite number")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, (int, float)):
+        with contextlib.suppress(OverflowError):  # a whole number of hundreds of digits
+            if math.isfinite(value):
+                return float(value)
+    raise PreprocessingError(f"{key} is {value!r}", "it must be a finite number")
 
 
 def _channel_numbers(value: Any, key: str, count: int | None) -> tuple[float, ...] | float:
