@@ -298,8 +298,12 @@ def _channels_are_independent(program: Program, steps: tuple[Step, ...], source:
 
 
 def _activation_of(program: Program, names: Sequence[str]) -> tuple[str | None, tuple[int, ...]]:
-    """The first of `names` with a bounded range, as long as only pointwise steps and transpositions lie
-    before it, and the axes of the first name in its order."""
+    """The first of `names` with a bounded range, as long as pointwise steps and transpositions make those
+    before it, and the axes of the first name in its order.
+
+    A residual sum counts as the Add that makes it: a skip connection passes on to the activation behind it,
+    whatever its other branch does.
+    """
     order = tuple(range(len(program.struct(names[0]).shape)))
     for i, name in enumerate(names):
         step = program.steps[program.producer[name]]
