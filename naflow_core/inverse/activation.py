@@ -35,13 +35,18 @@ def identity_where_chosen(y: Array, _site: Site) -> Array:
 
 @register("LeakyRelu")
 def leaky_relu_inverse(y: Array, site: Site) -> Array:
-    return jnp.where(y >= 0, y, divide(y, site.attributes.get("alpha", 0.01)))
+    return _sloped_inverse(y, site.x0, site.attributes.get("alpha", 0.01))
 
 
 @register("PRelu", applies=lambda site: site.position == 0)
 def prelu_inverse(y: Array, site: Site) -> Array:
-    # a slope of 0 has forgotten the negative value: the neuron is abandoned
-    return jnp.where(y >= 0, y, divide(y, site.inputs[1]))
+    return _sloped_inverse(y, site.x0, site.inputs[1])
+
+
+def _sloped_inverse(y: Array, x0: Array, slope: Array) -> Array:
+    # a slope of 0 has forgotten the negative value: the neuron is abandoned; one below 0 has forgotten the
+    # sign, and the forward input supplies it
+    return jnp.where(jnp.where(slope < 0, x0 < 0, y < 0), divide(y, slope), y)
 
 
 def _elu_inverse(y: Array, alpha: float, width: float = 1.0) -> Array:

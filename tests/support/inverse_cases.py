@@ -43,6 +43,7 @@ class Row:
 
 X = floats(2, 3, 4, 6)
 CHANNELS = np.array([2.0, -0.5, 0.0], np.float32)  # a dead one among them
+SLOPES = np.array([0.25, -0.3, -1.5], np.float32)
 
 
 def _scalar_functions() -> list[Row]:
@@ -63,6 +64,8 @@ def _scalar_functions() -> list[Row]:
         *rows("LeakyRelu", {}, {"alpha": 0.3}, {"alpha": 2.0}, rule="leaky-relu-inverse"),
         *rows("PRelu", rule="prelu-inverse", inputs=(positive(3, 1, 1),)),
         *rows("PRelu", rule="prelu-inverse", inputs=(positive(1),)),
+        *rows("LeakyRelu", {"alpha": -0.5}, rule="leaky-relu-inverse", law="same-sign"),
+        *rows("PRelu", rule="prelu-inverse", law="same-sign", inputs=(SLOPES.reshape(3, 1, 1),)),
         *rows("Elu", {}, {"alpha": 0.3}, {"alpha": 2.0}),
         *rows("Selu", {}, {"alpha": 1.2, "gamma": 0.7}),
         *rows("Celu", {}, {"alpha": 0.3}, {"alpha": 2.0}),

@@ -58,6 +58,12 @@ def test_forward_of_inverse_gives_back_what_was_inverted(index):
     np.testing.assert_allclose(case.forward(case.inverse(y)), y, rtol=2e-4, atol=2e-5)
 
 
+@rows("same-sign")
+def test_the_forward_output_gives_back_the_forward_input(index):
+    case = run(index)
+    np.testing.assert_allclose(case.inverse(case.y0), case.x0, rtol=2e-4, atol=2e-5)
+
+
 @rows("linear")
 def test_inverse_is_the_dense_pseudo_inverse(index):
     case = run(index)
