@@ -18,6 +18,7 @@ from naflow_core.analysis.report import CoverageReport
 from naflow_core.errors import (
     AnalysisError,
     InputError,
+    ModelError,
     NaflowError,
     NumericalError,
     UnsupportedOperatorError,
@@ -188,13 +189,24 @@ class Model:
             ModelError: onnxruntime refuses the model.
         """
         feeds = self.check_inputs(x)
-        total = len(next(iter(feeds.values())))
+        total = _pictures(feeds)
         size = self._fixed_batch() or total
+        try:
+            return self._reference_scores(feeds, total, size, output)
+        except ModelError:
+            if size == 1 or self._fixed_batch():
+                raise
+        return self._reference_scores(feeds, total, 1, output)  # a batch size written into the graph
+
+    def _reference_scores(
+        self, feeds: dict[str, np.ndarray], total: int, size: int, output: str
+    ) -> np.ndarray:
         parts = []
         for begin in range(0, total, size):
             part = {name: value[begin : begin + size] for name, value in feeds.items()}
-            parts.append(run_onnxruntime(self.loaded, part, [output])[0].astype(np.float32))
-        return np.concatenate([part.reshape(part.shape[0], -1) for part in parts])
+            (found,) = run_onnxruntime(self.loaded, part, [output])
+            parts.append(found.astype(np.float32).reshape(min(size, total - begin), -1))
+        return np.concatenate(parts)
 
     def explain(
         self,
@@ -235,7 +247,7 @@ class Model:
         chunks, plan = self._chunks(feeds, batch_size, ends)
         aimed: ClassTarget | PerPicture | Aimed
         if isinstance(target, SimilarityKind):
-            shape = plan.program.shapes[plan.head.output][1:]
+            shape = plan.program.shape_of_one(plan.head.output)
             aimed = target.bind(Space(self, plan.head.output, shape, batch_size))
         else:
             aimed = target or ClassTarget()
@@ -281,9 +293,12 @@ class Model:
             sizes.append(1)  # a batch size may be written into the graph, although the input declares none
         for size in sizes:
             program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})
-            if not program.unsupported:
+            try:
+                name = scores_output(program, output)
                 break
-        name = scores_output(program, output)
+            except (AnalysisError, UnsupportedOperatorError):
+                if size == sizes[-1]:
+                    raise
         source = next(iter(program.inputs))
         subprogram, operands = program.extract(source, (name,), whole=True)
         parts = []
@@ -291,8 +306,9 @@ class Model:
             part = {
                 key: device_value(_filled(value[begin : begin + size], size)) for key, value in feeds.items()
             }
-            parts += evaluate(subprogram, part[source], program.operands(operands, part))
-        found = np.concatenate([np.asarray(part, np.float32) for part in parts])[:total]
+            (value,) = evaluate(subprogram, part[source], program.operands(operands, part))
+            parts.append(np.asarray(value, np.float32).reshape(size, *program.shape_of_one(name)))
+        found = np.concatenate(parts)[:total]
         if not np.isfinite(found).all():
             raise NumericalError(f"output {name!r} has nan or infinite values", hint="check preprocessing")
         return found

@@ -206,14 +206,16 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set
     chunk.names = tuple(name for name in program.shapes if name in needed and name not in program.inputs)
     _run_model(chunk)
     if not isinstance(target, ClassTarget | PerPicture):
-        aim = target.aim(_finite(chunk.values[head.output], head.output))
+        embedding = _finite(chunk.values[head.output], head.output)
+        aim = target.aim(embedding.reshape(chunk.count, *program.shape_of_one(head.output)))
         operands = program.operands(head_operands, chunk.values)
         chunk.top_coefficients = pull_back(head_program, chunk.values[plan.top], operands, aim.cotangent)
         return Prediction(
             head.output, aim.scores, aim.scores, "", aim.target, aim.similarity.score, aim.similarity
         )
     logits, scores = (
-        _flat(chunk.values[name], name, head.is_feature_map) for name in (head.scores, head.output)
+        _flat(chunk.values[name], name, chunk.count, head.is_feature_map)
+        for name in (head.scores, head.output)
     )
     indices = target.indices(logits, ranking(scores, logits))
     chunk.top_coefficients = target.coefficients(
@@ -247,14 +249,14 @@ def _run_model(chunk: Chunk) -> None:
     chunk.values.update(chunk.inputs)
 
 
-def _flat(value: Array, name: str, is_feature_map: bool) -> np.ndarray:
+def _flat(value: Array, name: str, count: int, is_feature_map: bool) -> np.ndarray:
     array = np.asarray(value)
     if is_feature_map:
         raise TargetError(
             f"output {name!r} is a feature map of shape {list(array.shape)}, not class scores",
             hint="explain a similarity (--reference, --bank), or name another --output",
         )
-    return _finite(array, name).reshape(array.shape[0], -1)
+    return _finite(array, name).reshape(count, -1)
 
 
 def _finite(value: Array, name: str) -> np.ndarray:

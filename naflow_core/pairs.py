@@ -178,7 +178,8 @@ class _Side:
         values = {**feeds, **dict(zip(wanted, found, strict=True))}
         operands = program.operands(operand_names, values)
         axes = plan.layouts[begin]
-        return cls(head, operands, begin, values[begin], values[end], axes, plan.head.is_feature_map)
+        embedding = values[end].reshape(program.pictures, *program.shape_of_one(end))
+        return cls(head, operands, begin, values[begin], embedding, axes, plan.head.is_feature_map)
 
 
 def _descriptor_map(first: _Side, second: _Side, point: tuple[int, ...], unit: bool) -> np.ndarray:
@@ -209,5 +210,5 @@ def _push(head: Subprogram, top: Array, operands: tuple[Array, ...], tangent: Ar
 
 @functools.partial(jax.jit, static_argnums=0)
 def _terms(head: Subprogram, top: Array, operands: tuple[Array, ...], share: Array) -> Array:
-    (gradient,) = jax.vjp(lambda t: head(t, operands)[0], top)[1](share)
-    return gradient * top
+    embedding, pull = jax.vjp(lambda t: head(t, operands)[0], top)
+    return pull(share.reshape(embedding.shape))[0] * top

@@ -28,9 +28,8 @@ def _reduces_batch(program: Program, step: Step) -> bool:
     source = step.sources[0] if step.sources else None
     if not step.node.op_type.startswith("Reduce") or not isinstance(source, str):
         return False
-    sizes = {shape[0] for shape in program.inputs.values() if shape}
     shape = program.shapes.get(source, ())
-    if not program.is_dynamic(source) or not shape or shape[0] == 1 or shape[0] not in sizes:
+    if not program.is_dynamic(source) or not shape or shape[0] == 1 or not program.numbers_pictures(source):
         return False
     attributes = thawed(step.attributes)
     given = step.sources[1] if len(step.sources) > 1 else None

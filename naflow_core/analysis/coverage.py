@@ -15,6 +15,7 @@ NOT_FLOATS = "holds integers, not activations"
 OTHER_INPUT = "does not depend on the explained input"
 BEHIND_TOP = "lies behind the top feature map"
 ASIDE = "does not lead to the top feature map"
+FOLDED = "has no axis of its own for the pictures of a batch"
 NO_SPACE = "has no spatial axes"
 
 
@@ -41,6 +42,8 @@ def without_flow(plan: Plan) -> dict[str, list[str]]:
             reason = BEHIND_TOP
         elif name not in leading and name != plan.source:
             reason = ASIDE
+        elif not program.numbers_pictures(name):
+            reason = FOLDED
         else:
             reason = NO_SPACE
         found.setdefault(reason, []).append(name)

@@ -74,7 +74,7 @@ def describe_head(
             kind = "class scores"
         elif unit or gem or closing in ENDINGS:
             kind = "embedding"
-    return HeadDescription(kind, pooling, unit, kinds, top, program.shapes[output][1:])
+    return HeadDescription(kind, pooling, unit, kinds, top, program.shape_of_one(output))
 
 
 def step_making(program: Program, name: str) -> Step | None:

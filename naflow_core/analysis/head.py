@@ -76,7 +76,7 @@ def find_head(
     elif not spatial:
         raise AnalysisError(
             f"no tensor with spatial axes lies on every path from {begin!r} to {chosen!r}"
-            + _where_paths_part(program, spine),
+            + (_where_paths_part(program, spine) or _where_pictures_are_folded(program, spine)),
             hint="NAFlow explains convolutional networks; name another --output or --top-feature-map",
         )
     else:
@@ -97,13 +97,29 @@ def _where_paths_part(program: Program, spine: Sequence[str]) -> str:
     return ""
 
 
+def _where_pictures_are_folded(program: Program, spine: Sequence[str]) -> str:
+    """Names the first tensor whose axis 0 holds more than the pictures."""
+    for name in spine:
+        shape = program.shapes[name]
+        if len(shape) > 2 and not program.numbers_pictures(name):
+            return f": axis 0 of {name!r} {list(shape)} is not that of the pictures"
+    return ""
+
+
 def scores_output(program: Program, output: str | None) -> str:
     """The output that is explained, `Head.output`.
 
     Raises:
         UnsupportedOperatorError, AnalysisError: as for `find_head`.
     """
-    return _before_choosing(program, _choose_output(program, output))
+    chosen = _before_choosing(program, _choose_output(program, output))
+    if program.pictures > 1 and not program.numbers_pictures(chosen):
+        raise AnalysisError(
+            f"output {chosen!r} {list(program.shapes[chosen])} has no axis for the {program.pictures} "
+            "pictures of a batch",
+            hint="explain one picture at a time",
+        )
+    return chosen
 
 
 def _choose_output(program: Program, wanted: str | None) -> str:

@@ -156,9 +156,10 @@ class Plan:
             ways = [(out, *behind[out]) for step in readers for out in step.outputs if out in behind]
             if not ways or name == end or name in program.integers:
                 continue
-            target = next(other for other in ways[0] if all(other in way for way in ways))
-            behind[name] = (target, *behind[target])
-            found.append(make_segment(program, name, target, behind[target]))
+            behind[name] = tuple(other for other in ways[0] if all(other in way for way in ways))
+            if program.numbers_pictures(name):
+                target = next(filter(program.numbers_pictures, behind[name]))
+                found.append(make_segment(program, name, target, behind[target]))
         return tuple(found)
 
     def layers(self, wanted: str | Sequence[str]) -> tuple[str, ...]:
@@ -341,7 +342,7 @@ def make_plan(
     head = find_head(program, layouts, output=output, top=top, source=source, embedding=embedding)
     refuse_mixing(program, head.scores)
     spine = cut_vertices(program, head.source, head.top)
-    spine = tuple(name for name in spine if name not in program.integers)
+    spine = tuple(name for name in spine if name not in program.integers and program.numbers_pictures(name))
     segments = tuple(
         make_segment(program, before, after, spine[i + 2 :])
         for i, (before, after) in enumerate(itertools.pairwise(spine))

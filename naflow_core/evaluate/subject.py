@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -102,8 +103,7 @@ class Subject:
                 f"output {self.plan.head.output!r} is a feature map, not class scores",
                 hint="an evaluation measures class scores; name another --output",
             )
-        scores = self.plan.program.shapes[self.plan.head.scores]
-        self.classes = int(np.prod(scores[1:], dtype=int))
+        self.classes = math.prod(self.plan.program.shape_of_one(self.plan.head.scores))
         self.layers = tuple(spine_tensors(self.plan))
         if not self.layers or self.layers[0].name != self.source:
             raise AnalysisError(

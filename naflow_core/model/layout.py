@@ -30,7 +30,11 @@ RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 
 
 def infer_layouts(program: Program) -> dict[str, Layout]:
-    """Spatial axes, in increasing order, of every tensor where they are known."""
+    """Spatial axes, in increasing order, of every tensor where they are known.
+
+    A tensor whose axis 0 does not number the pictures (channels or frames were folded into it) has none: what
+    belongs to which picture is not seen from outside.
+    """
     layouts: dict[str, Layout] = {}
     for step in program.steps:
         if step.node.op_type in CHANNELS_FIRST:
@@ -45,7 +49,11 @@ def infer_layouts(program: Program) -> dict[str, Layout]:
         for step in reversed(program.steps):
             _spread(program, step, layouts)
         changed = len(layouts) > before
-    return {name: layout for name, layout in layouts.items() if program.is_dynamic(name)}
+    return {
+        name: layout
+        for name, layout in layouts.items()
+        if program.is_dynamic(name) and program.numbers_pictures(name)
+    }
 
 
 def _assume(layouts: dict[str, Layout], name: str, layout: Layout) -> None:

@@ -155,6 +155,20 @@ class Program:
                 found.setdefault(name, []).append(i)
         return {name: tuple(positions) for name, positions in found.items()}
 
+    @functools.cached_property
+    def pictures(self) -> int:
+        """How many pictures go through together: axis 0 of the inputs, picture-like ones before others."""
+        shapes = sorted(self.inputs.values(), key=lambda shape: -min(len(shape), 3))
+        return shapes[0][0] if shapes and shapes[0] else 1
+
+    def numbers_pictures(self, name: str) -> bool:
+        """Whether axis 0 of a tensor numbers the pictures, as far as its size tells."""
+        return self.shapes[name][:1] == (self.pictures,)
+
+    def shape_of_one(self, name: str) -> Shape:
+        """The shape of one picture's part of a tensor. A single picture need not have an axis of its own."""
+        return self.shapes[name][1:] if self.numbers_pictures(name) else self.shapes[name]
+
     def is_dynamic(self, name: str) -> bool:
         """True for inputs and for what steps produce (not for weights)."""
         return name in self.inputs or name in self.producer

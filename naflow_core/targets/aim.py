@@ -158,7 +158,8 @@ class Aimed(Protocol):
 @functools.partial(jax.jit, static_argnums=0)
 def pull_back(head: Subprogram, top: Array, operands: tuple[Array, ...], cotangent: Array) -> Array:
     """G_K: the transposed Jacobian of the embedding at the top feature map, applied to `cotangent`."""
-    (coefficients,) = jax.vjp(lambda t: head(t, operands)[0], top)[1](jnp.asarray(cotangent))
+    embedding, pull = jax.vjp(lambda t: head(t, operands)[0], top)
+    (coefficients,) = pull(jnp.asarray(cotangent).reshape(embedding.shape))
     return coefficients
 
 

@@ -135,7 +135,7 @@ class PerPicture:
 def _class_coefficients(head: Subprogram, top: Array, operands: tuple[Array, ...], indices: Array) -> Array:
     def score(t: Array) -> Array:
         scores = head(t, operands)[0]
-        flat = scores.reshape(scores.shape[0], -1)
+        flat = scores.reshape(indices.shape[0], -1)
         return jnp.sum(jnp.take_along_axis(flat, indices[:, None], axis=1))
 
     return jax.grad(score)(top)
