@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -70,6 +71,25 @@ def test_earlier_results_go_and_other_files_stay(tmp_path: Path) -> None:
         fill(folder, **RESULT)
     assert everything(tmp_path) == {**mine, **RESULT}
     assert not (tmp_path / "overlays" / "001-cat").exists()
+
+
+def test_where_no_run_has_been_only_what_is_written_is_replaced(tmp_path: Path) -> None:
+    fill(tmp_path, **{"point.png": "mine", "overlays/007-x.png": "mine", "flows.npz": "mine"})
+    with staged(tmp_path) as folder:
+        fill(folder, **RESULT)
+    assert everything(tmp_path) == {"point.png": "mine", "overlays/007-x.png": "mine", **RESULT}
+
+
+@pytest.mark.parametrize("name", ["flow.gif", "overlays/000-top_relu.png", "manifest.json"])
+def test_what_is_read_is_never_replaced(name: str, tmp_path: Path) -> None:
+    fill(tmp_path, **{"manifest.json": "old", name: "mine"})
+    before = everything(tmp_path)
+    (tmp_path / "x").mkdir()
+    picture = tmp_path / "x" / ".." / name
+    ended = explain_demo(tmp_path, pictures=[demo_picture(), picture])
+    assert ended.status == 2
+    assert f"{picture} is read and would be replaced by the results" in ended.stderr
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
@@ -213,6 +233,22 @@ def test_full_disk_behind_stdout() -> None:
         )
     assert done.returncode == 2
     assert done.stderr == "naflow: writing: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("model", "status", "said"),
+    [(DEMO_MODEL, 0, ""), ("missing.onnx", 2, "naflow: missing.onnx: no such file")],
+)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_change_no_status(closed: str, model: str | Path, status: int, said: str) -> None:
+    line = f"{shlex.join(command('inspect', model, '--json'))} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], capture_output=True, text=True, env=environment(), check=False, timeout=120
+    )
+    assert done.returncode == status, done
+    assert done.stderr.startswith("" if "2>" in closed else said)
+    assert bool(done.stdout) == (closed == "2>&-" and status == 0)
 
 
 def test_help_of_every_command() -> None:

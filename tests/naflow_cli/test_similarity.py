@@ -244,6 +244,29 @@ def test_bank_that_cannot_be_made(tmp_path: Path, arguments: Any, said: str) -> 
     assert not (tmp_path / "bank.npz").exists()
 
 
+def test_bank_is_not_written_over_what_is_read(tmp_path: Path) -> None:
+    for source in (MODEL, SUPPORTS[0]):
+        shutil.copy(source, tmp_path)
+    model, picture, labels = tmp_path / MODEL.name, tmp_path / SUPPORTS[0].name, tmp_path / "labels.txt"
+    labels.write_text("one\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for out in before:
+        ended = naflow("bank", "create", model, picture, "--labels", labels, "--out", out, *PREPROCESS)
+        assert (ended.status, "is read and would be replaced" in ended.stderr) == (2, True), ended
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_bank_beside_its_pictures_is_made_again(tmp_path: Path) -> None:
+    shutil.copy(SUPPORTS[0], tmp_path)
+    arguments = ("bank", "create", MODEL, tmp_path, "--out", tmp_path / "bank.npz", *PREPROCESS)
+    for _ in range(2):
+        ended = naflow(*arguments, "--json")
+        assert (ended.status, ended.json["embeddings"]) == (0, 1)
+    (tmp_path / SUPPORTS[0].name).unlink()
+    ended = naflow(*arguments)
+    assert (ended.status, "no pictures in this folder" in ended.stderr) == (2, True)
+
+
 def test_bank_is_not_written_over_a_folder(tmp_path: Path) -> None:
     ended = naflow("bank", "create", MODEL, QUERY, "--out", tmp_path)
     assert (ended.status, "is a folder" in ended.stderr) == (2, True)

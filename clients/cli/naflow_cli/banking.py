@@ -43,7 +43,13 @@ def create_bank(
         raise nf.OptionError(f"--batch-size {batch_size} must be at least 1")
     if out.is_dir():
         raise nf.OptionError(f"--out {out}: is a folder", hint="name a file, such as bank.npz")
-    paths = found_pictures(pictures)
+    for path in (model, *pictures, *([labels] if labels else [])):
+        if _same(path, out):
+            raise nf.OptionError(f"--out {out}: is read and would be replaced", hint="name another file")
+    # an earlier bank beside the pictures is none of them
+    paths = [path for path in found_pictures(pictures) if not _same(path, out)]
+    if not paths:
+        raise nf.InputError(f"{pictures[0]}: no pictures in this folder", hint="name another folder")
     given = read_labels(labels, paths)
     use_compilation_cache()
     loaded = nf.load(model)
@@ -174,6 +180,10 @@ def _stacked(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
         frame[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return found
+
+
+def _same(path: Path, out: Path) -> bool:
+    return path.exists() and out.exists() and path.samefile(out)
 
 
 def _write(bank: nf.Bank, out: Path) -> None:

@@ -30,7 +30,7 @@ def explain_inputs(request: Request, *, quiet: bool, json: bool) -> None:
     Raises:
         NaflowError, ClientError: model, inputs or options are wrong; nothing is left behind then.
     """
-    with staged(request.out) as folder:
+    with staged(request.out, request.files) as folder:
         use_compilation_cache()
         labels = read_labels(request)
         target = nf.ClassTarget.parse(request.target, labels)

@@ -95,7 +95,7 @@ def explain_remotely(request: Request, remote: Remote, *, quiet: bool, json: boo
         NaflowError, ClientError: the server, model, inputs or options are wrong; nothing is left behind then.
     """
     with (
-        staged(request.out) as folder,
+        staged(request.out, request.files) as folder,
         Client(
             remote.address, tls=remote.tls, token_file=remote.token_file, deadline=remote.deadline
         ) as client,

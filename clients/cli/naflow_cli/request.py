@@ -181,6 +181,13 @@ class Request:
             )
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Everything that is read; `model` may be a name on a server."""
+        labels = () if self.labels is None else (self.labels,)
+        compared = self.comparison.files if self.comparison else ()
+        return (self.model, *self.inputs, *labels, *compared)
+
+    @property
     def explained(self) -> tuple[Path, ...]:
         """The files whose maps are wanted."""
         return self.comparison.explained(self.inputs) if self.comparison else self.inputs

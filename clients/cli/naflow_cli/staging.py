@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,15 +19,20 @@ OURS = re.compile(
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, reads: Iterable[Path] = ()) -> Iterator[Path]:
     """A hidden folder to write results into; they move to `folder` when the block ends well, else vanish.
 
     Results of an earlier run in `folder` are replaced, files of other names are left alone. If the move fails
     half way, what was there before is put back.
 
+    Args:
+        reads: files that the results are made from, which must not be replaced by them.
+
     Raises:
-        OptionError: `folder` cannot be written to. Found out at once, before the block runs.
+        OptionError: `folder` cannot be written to, or one of `reads` has the place of a result there. Found
+            out at once, before the block runs.
     """
+    _spare(folder, reads)
     missing = _missing_parents(folder)
     scratch = _scratch_path(folder)  # named before it is made: an interruption in between leaves nothing
     try:
@@ -56,6 +61,19 @@ def staged(folder: Path) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def _spare(folder: Path, reads: Iterable[Path]) -> None:
+    for path in reads:
+        try:
+            name = path.resolve().relative_to(folder.resolve()).as_posix()
+        except (OSError, RuntimeError, ValueError):  # elsewhere, or cannot be found: reading it will say so
+            continue
+        if OURS.fullmatch(name) and path.exists():
+            raise nf.OptionError(
+                f"--out {folder}: {path} is read and would be replaced by the results",
+                hint="name another folder",
+            )
+
+
 def _missing_parents(folder: Path) -> list[Path]:
     """Folders above `folder` that do not exist yet, deepest first."""
     try:
@@ -82,7 +100,8 @@ def _publish(results: Path, folder: Path, earlier: Path) -> None:
         results.rename(folder)
         return
     new = _files(results)
-    old = [name for name in _files(folder) if OURS.fullmatch(name) or name in new]
+    again = (folder / MARK).exists()  # otherwise files of such names are not from an earlier run
+    old = [name for name in _files(folder) if name in new or (again and OURS.fullmatch(name))]
     new.sort(key=lambda name: name == MARK)  # the manifest last: where it is, everything is
     moved: list[tuple[Path, Path]] = []
     try:
