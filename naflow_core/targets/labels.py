@@ -36,7 +36,7 @@ class Labels:
         try:
             if path.stat().st_size > LARGEST_FILE:
                 raise TargetError(f"label file {path.name!r} is larger than {LARGEST_FILE >> 20} MiB")
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise TargetError(f"label file {path.name!r} is not UTF-8 text") from error
         except OSError as error:
@@ -69,8 +69,9 @@ class Labels:
         )
 
     def title(self, index: int) -> str:
-        """Short name for display: without the WordNet id, first synonym only."""
-        return SYNSET.sub("", self.names[index]).split(",")[0].strip()
+        """Short name for display: without the WordNet id, first synonym only; the number if there is none."""
+        synonyms = (part.strip() for part in SYNSET.sub("", self.names[index]).split(","))
+        return next(filter(None, synonyms), f"class {index}")
 
     def index(self, name: str) -> int:
         """The class with this id or name (case does not matter).
