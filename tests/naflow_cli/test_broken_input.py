@@ -266,6 +266,8 @@ def test_labels_of_another_model(tmp_path: Path, out: Path) -> None:
         (("verify",), "MODEL"),
         (("verify", DEMO_MODEL, "--tolerance", "0"), "--tolerance"),
         (("verify", DEMO_MODEL, "--input", "missing.npy"), "missing.npy"),
+        (("verify", DEMO_MODEL, "--seed", -1), "--seed -1 must not be negative"),
+        (("verify", DEMO_MODEL, "--preprocess", "unit"), "--preprocess is for a picture"),
     ],
 )
 def test_bad_usage(

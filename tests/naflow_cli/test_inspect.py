@@ -214,6 +214,16 @@ def test_no_operator_is_named_twice(odd: Path) -> None:
     assert listed.stderr.splitlines() == named
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    weights = {"w": np.ones((3, 1, 3, 3), np.float32)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("GlobalAveragePool", ["a"], ["y"])]
+    path = tmp_path / "[red]model.onnx"
+    onnx.save(make_model(nodes, {"x": [1, 1, 8, 8]}, ("y",), weights, extra_opsets={"[/b]": 1}), path)
+    ended = naflow("inspect", path)
+    assert ended.stdout.splitlines()[0].strip() == "[red]model.onnx", ended
+    assert "[/b] 1" in ended.stdout
+
+
 def test_another_top_feature_map_shortens_the_spine() -> None:
     report = naflow("inspect", DEMO_MODEL, "--top-feature-map", "widen_relu", "--json").json
     assert report["top_feature_map"] == "widen_relu"

@@ -67,7 +67,7 @@ def progress(*, quiet: bool) -> Progress:
     """Bars on stderr; nothing when quiet or when stderr is not a terminal."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -60,12 +60,13 @@ def _unsupported(console: Console, node: str, op_type: str, reason: str) -> None
 
 def _show(report: nf.CoverageReport, named: set[str]) -> None:
     facts = report.to_dict()
-    table = Table(title=f"{facts['model']['file']}", show_header=False, box=None, title_justify="left")
+    title = Text(facts["model"]["file"], "table.title")
+    table = Table(title=title, show_header=False, box=None, title_justify="left")
     opsets = ", ".join(
         f"{domain or 'ai.onnx'} {version}" for domain, version in facts["model"]["opset"].items()
     )
     table.add_row("producer", Text(facts["model"]["producer"] or "not stated"))
-    table.add_row("opset", opsets)
+    table.add_row("opset", Text(opsets))
     for kind in ("inputs", "outputs"):
         for spec in facts[kind]:
             shape = f"{spec['dtype']} {dims(spec['shape'])}"

@@ -324,6 +324,7 @@ def run(arguments: list[str] | None = None) -> None:
     Exit status: 0 success, 1 failed check, 2 bad usage or bad input, 130 interrupted.
     """
     _keep_libraries_quiet()
+    _open_missing_streams()
     heed_signals()  # so that half-written results are cleared away
     try:
         status = _status(lambda: app(arguments, prog_name="naflow", standalone_mode=False))
@@ -387,6 +388,14 @@ def _fail(message: str, status: int) -> int:
 def _keep_libraries_quiet() -> None:
     """Native libraries log to stderr while they load; only errors are for users."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _open_missing_streams() -> None:
+    """A stream that was closed before the start is None here; what goes to it is dropped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
+            setattr(sys, name, nowhere)
 
 
 if __name__ == "__main__":

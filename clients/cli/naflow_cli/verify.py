@@ -26,6 +26,10 @@ def verify_model(
     """Print the comparison; 0 if every tensor agrees, else 1."""
     if not 0 < tolerance < 1:
         raise nf.OptionError(f"--tolerance {tolerance} must lie between 0 and 1")
+    if seed < 0:
+        raise nf.OptionError(f"--seed {seed} must not be negative")
+    if input is None and preprocess is not None:
+        raise nf.OptionError("--preprocess is for a picture", hint="name one with --input")
     use_compilation_cache()
     loaded = nf.load(model)
     shapes = given_shapes(input_shape, loaded.inputs)
