@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,11 @@ class Explanation(Iterator[Flow]):
         targets: Sequence[ClassTarget | PerPicture | Aimed] = target.parts([chunk.count for chunk in chunks])
         self._ahead = AheadOfTime(plan, method, wanted)
         try:
-            parts = [_forward(chunk, own, wanted) for chunk, own in zip(chunks, targets, strict=True)]
+            begins = itertools.accumulate((chunk.count for chunk in chunks), initial=0)
+            parts = [
+                _forward(chunk, own, wanted, begin)
+                for chunk, own, begin in zip(chunks, targets, begins, strict=False)
+            ]
         except BaseException:
             self._ahead.close()
             raise
@@ -193,8 +198,14 @@ class Explanation(Iterator[Flow]):
         )
 
 
-def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set[str]) -> Prediction:
-    """Run the model, keep what the cascade needs, and set the coefficients at the top."""
+def _forward(
+    chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set[str], begin: int
+) -> Prediction:
+    """Run the model, keep what the cascade needs, and set the coefficients at the top.
+
+    Args:
+        begin: number of the chunk's first picture.
+    """
     plan = chunk.plan
     program, head = plan.program, plan.head
     end = head.scores if isinstance(target, ClassTarget | PerPicture) else head.output
@@ -207,7 +218,7 @@ def _forward(chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set
     _run_model(chunk)
     if not isinstance(target, ClassTarget | PerPicture):
         embedding = _finite(chunk.values[head.output], head.output)
-        aim = target.aim(embedding.reshape(chunk.count, *program.shape_of_one(head.output)))
+        aim = target.aim(embedding.reshape(chunk.count, *program.shape_of_one(head.output)), begin)
         operands = program.operands(head_operands, chunk.values)
         chunk.top_coefficients = pull_back(head_program, chunk.values[plan.top], operands, aim.cotangent)
         return Prediction(

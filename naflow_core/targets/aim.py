@@ -151,8 +151,12 @@ class Aimed(Protocol):
     def parts(self, counts: Sequence[int]) -> Sequence[Aimed]:
         """The targets of batches of `counts` pictures."""
 
-    def aim(self, embeddings: np.ndarray) -> Aim:
-        """What is explained about pictures with these embeddings [N, C, ...]."""
+    def aim(self, embeddings: np.ndarray, first: int = 0) -> Aim:
+        """What is explained about pictures with these embeddings [N, C, ...].
+
+        Args:
+            first: number of the first of them among all pictures, for messages.
+        """
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -215,8 +219,11 @@ def _as_pictures(values: Any, space: Space, what: str) -> np.ndarray:
         ) from error
 
 
-def check_vectors(embeddings: np.ndarray, metric: Metric, what: str) -> None:
+def check_vectors(embeddings: np.ndarray, metric: Metric, what: str, first: int = 0) -> None:
     """Refuse embeddings that the metric is not defined for.
+
+    Args:
+        first: number of the first row, for messages.
 
     Raises:
         TargetError: names the first such row.
@@ -226,11 +233,12 @@ def check_vectors(embeddings: np.ndarray, metric: Metric, what: str) -> None:
         part = flat[begin : begin + 65536]
         bad = ~np.isfinite(part).all(axis=1)
         if bad.any():
-            raise TargetError(f"{what}: number {begin + int(np.argmax(bad))} has nan or infinite values")
+            row = first + begin + int(np.argmax(bad))
+            raise TargetError(f"{what}: number {row} has nan or infinite values")
         zero = ~part.any(axis=1)
         if metric.directional and zero.any():
             raise TargetError(
-                f"{what}: number {begin + int(np.argmax(zero))} is the zero vector, which has no "
+                f"{what}: number {first + begin + int(np.argmax(zero))} is the zero vector, which has no "
                 f"{metric.name} similarity",
                 hint="leave it out, or use --metric euclidean",
             )

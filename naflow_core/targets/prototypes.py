@@ -91,10 +91,10 @@ class BoundPrototypes:
         """The targets of batches of `counts` pictures."""
         return [self] * len(counts)
 
-    def aim(self, embeddings: np.ndarray) -> Aim:
-        """What is explained about pictures with these embeddings."""
+    def aim(self, embeddings: np.ndarray, first: int = 0) -> Aim:
+        """What is explained about pictures with these embeddings; see `Aimed`."""
         metric = self.weighing.measure
-        check_vectors(embeddings, metric, "embeddings of the explained pictures")
+        check_vectors(embeddings, metric, "embeddings of the explained pictures", first)
         count = np.arange(len(embeddings))
         each = [measure(metric, True, embeddings, references) for references in self.references]
         tables = tuple(np.stack([np.asarray(way[i]) for way in each]) for i in range(3))

@@ -88,10 +88,10 @@ class BoundSimilarity:
             for end, n in zip(ends, counts, strict=True)
         ]
 
-    def aim(self, embeddings: np.ndarray) -> Aim:
-        """What is explained about pictures with these embeddings."""
+    def aim(self, embeddings: np.ndarray, first: int = 0) -> Aim:
+        """What is explained about pictures with these embeddings; see `Aimed`."""
         metric = self.weighing.measure
-        check_vectors(embeddings, metric, "embeddings of the explained pictures")
+        check_vectors(embeddings, metric, "embeddings of the explained pictures", first)
         count = len(embeddings)
         if self.paired:
             measured = measure(metric, False, embeddings, self.references[:, None])

@@ -108,10 +108,10 @@ class BoundBank:
         """The targets of batches of `counts` pictures."""
         return [self] * len(counts)
 
-    def aim(self, embeddings: np.ndarray) -> Aim:
-        """What is explained about pictures with these embeddings."""
+    def aim(self, embeddings: np.ndarray, first: int = 0) -> Aim:
+        """What is explained about pictures with these embeddings; see `Aimed`."""
         metric = self.weighing.measure
-        check_vectors(embeddings, metric, "embeddings of the explained pictures")
+        check_vectors(embeddings, metric, "embeddings of the explained pictures", first)
         places, similarities = search(metric, embeddings, self.bank, self.k, self.search)
         classes = self.bank.class_numbers[places]
         votes = self._votes(classes, similarities)
@@ -120,7 +120,7 @@ class BoundBank:
             target = np.full(len(votes), self.labels.index(self.wanted))
         used = classes == target[:, None]
         if not used.any(axis=1).all():
-            picture = int(np.argmin(used.any(axis=1)))
+            picture = first + int(np.argmin(used.any(axis=1)))
             raise TargetError(
                 f"none of the {self.k} nearest neighbours of picture {picture} is {self.wanted!r}",
                 hint="use a larger k, or another label",

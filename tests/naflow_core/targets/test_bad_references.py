@@ -78,6 +78,8 @@ def test_zero_query_is_named() -> None:
     x = np.stack([pictures(1)[0], np.zeros((2, 8, 8), np.float32)])
     with pytest.raises(nf.TargetError, match="explained pictures: number 1 is the zero vector"):
         model.explain(x, nf.SimilarityTarget(pictures(1, seed=1)))
+    with pytest.raises(nf.TargetError, match="explained pictures: number 1 is the zero vector"):
+        model.explain(x, nf.SimilarityTarget(pictures(1, seed=1)), batch_size=1)
 
 
 def test_label_that_is_not_near(model: nf.Model) -> None:
@@ -85,6 +87,10 @@ def test_label_that_is_not_near(model: nf.Model) -> None:
     target = nf.BankTarget(nf.Bank(rows, ["a", "a", "b"], model.sha256), k=2, wanted="b")
     with pytest.raises(nf.TargetError, match="none of the 2 nearest neighbours of picture 0 is 'b'"):
         model.explain(pictures(2), target)
+    far = np.concatenate([pictures(2)[1:], pictures(2)[:1]])
+    near = nf.BankTarget(nf.Bank(model.embed(far), ["b", "a"], model.sha256), k=1, wanted="b")
+    with pytest.raises(nf.TargetError, match="neighbours of picture 1 is 'b'"):
+        model.explain(far, near, batch_size=1)
 
 
 def test_feature_map_is_no_class_score() -> None:
