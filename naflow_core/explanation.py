@@ -98,12 +98,14 @@ class Explanation(Iterator[Flow]):
         self.prediction = _joined(parts)
         if method.inverse == "activation":
             runs = [single_pass.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
+            self._later: dict[str, set[str]] = {plan.top: set()}  # by then all is computed
         else:
             runs = [
                 cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
                 for c in chunks
             ]
-        self._later = _read_later(plan, wanted)
+            self._later = _read_later(plan, wanted)
+        self._reads_on = True
         self._steps = self._turns(zip(*runs, strict=True))
 
     def __next__(self) -> Flow:
@@ -142,15 +144,18 @@ class Explanation(Iterator[Flow]):
 
     def _drop_after(self, tensor: str) -> None:
         """Forget the activations that the cascade has passed when it is at a tensor."""
-        if later := self._later.get(tensor):
-            for chunk in self._chunks:
-                for name in chunk.values.keys() - later:
-                    del chunk.values[name]
+        later = self._later.get(tensor)
+        if later is None:
+            return
+        self._reads_on = bool(later)
+        for chunk in self._chunks:
+            for name in chunk.values.keys() - later:
+                del chunk.values[name]
 
     def _turns(self, turns: Iterator[tuple[cascade.Layer, ...]]) -> Iterator[Step]:
         while True:
             for chunk in self._chunks:
-                if not chunk.values:
+                if self._reads_on and not chunk.values:
                     _run_model(chunk)
             try:
                 layers = next(turns, None)

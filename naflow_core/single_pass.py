@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from naflow_core import cascade
-from naflow_core.analysis.plan import Plan
+from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.cascade import Abandoned, Inverted, Layer
 from naflow_core.method import Method
 from naflow_core.model.layout import Layout
@@ -48,6 +48,23 @@ def run(
     """
     began = time.perf_counter()
     parts = [part for segment, inner in cascade.turns(plan, wanted) for part in (*inner, segment)]
+    found = _compute(plan, method, values, top_coefficients, parts)
+    seconds = time.perf_counter() - began
+    tensors = [plan.top, *(part.source for part in parts)]
+    for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
+        diagnostics = cascade.diagnosed(inverted, abandoned)
+        yield Layer(tensor, segment, None, abandoned.flow, diagnostics, seconds)
+        seconds = 0.0
+
+
+def _compute(
+    plan: Plan,
+    method: Method,
+    values: Mapping[str, Array],
+    top_coefficients: Array,
+    parts: Sequence[Segment],
+) -> list[tuple[Inverted, Abandoned]]:
+    """The top and the steps from it, as numpy arrays; holds no forward value when it returns."""
     tensors = [plan.top, *(part.source for part in parts)]
     turns, operands = [], []
     for part in parts:
@@ -55,7 +72,7 @@ def run(
         above, rule = tensors.index(part.target), cascade.retaining(method, part)
         turns.append(Turn(above, call[:STATIC], rule, plan.layouts.get(part.source)))
         operands.append(call[STATIC:])
-    found = jax.device_get(
+    found: list[tuple[Inverted, Abandoned]] = jax.device_get(
         descend(
             tuple(turns),
             cascade.retaining(method, None),
@@ -67,11 +84,7 @@ def run(
             method.abandon.mass,
         )
     )
-    seconds = time.perf_counter() - began
-    for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
-        diagnostics = cascade.diagnosed(inverted, abandoned)
-        yield Layer(tensor, segment, None, abandoned.flow, diagnostics, seconds)
-        seconds = 0.0
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

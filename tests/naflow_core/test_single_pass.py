@@ -21,6 +21,7 @@ def test_layers_are_those_of_the_steps(rule, monkeypatch):
 
     together = explain()
     monkeypatch.setattr(explanation.single_pass, "run", cascade.run)
+    monkeypatch.setattr(nf.Explanation, "_drop_after", lambda *_: None)  # the steps read on
     apart = explain()
     assert len(together.flows) == len(apart.flows) > 4
     for ours, theirs in zip(together.flows, apart.flows, strict=True):
@@ -29,3 +30,19 @@ def test_layers_are_those_of_the_steps(rule, monkeypatch):
         for name in ("retained_fraction", "conservation_gap"):
             one, other = (getattr(flow.diagnostics, name) for flow in (ours, theirs))
             np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["net", "default"])
+def test_forward_values_are_held_and_computed_again_only_while_a_step_reads_them(preset, monkeypatch):
+    passes = []
+    run_model = explanation._run_model
+    monkeypatch.setattr(explanation, "_run_model", lambda chunk: passes.append(1) or run_model(chunk))
+    running = nf.load(network("residual")).explain(
+        picture(1), method=nf.Method.preset(preset), layers="spine"
+    )
+    values = running._chunks[0].values
+    last = len(running.layers) if preset == "default" else 1
+    for number, _ in enumerate(running, 1):
+        assert bool(values) == (number < last)
+        running.release()
+    assert len(passes) == last
