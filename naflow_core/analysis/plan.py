@@ -121,9 +121,10 @@ class Plan:
         """
         if segment.kind == "node":
             return ()
-        if segment.source not in self._interiors:
-            self._interiors[segment.source] = self._find_interior(segment)
-        return self._interiors[segment.source]
+        known = self._interiors  # the one that threads share, whoever made it
+        if segment.source not in known:
+            known[segment.source] = self._find_interior(segment)
+        return known[segment.source]
 
     def interior_for(self, segment: Segment, wanted: Set[str]) -> tuple[Segment, ...]:
         """The steps inside a composite that lead to the wanted tensors, deepest first."""

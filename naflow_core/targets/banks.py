@@ -33,7 +33,8 @@ class Bank:
         source: file name, for messages.
 
     Raises:
-        TargetError: the fields do not fit each other, or values are not finite.
+        TargetError: the fields do not fit each other. Values are checked when a metric is known, which may
+            not be defined for all.
     """
 
     embeddings: np.ndarray
