@@ -97,10 +97,19 @@ class Model:
         """Digest of the model file."""
         return self.loaded.source.sha256
 
-    def default_shapes(self, **given: Sequence[int]) -> dict[str, Shape]:
+    def default_shapes(self, /, **given: Sequence[int]) -> dict[str, Shape]:
         """A concrete shape for every input: `given` (by input name), else the declared one with batch 1 and
-        224 for other open dimensions."""
+        224 for other open dimensions.
+
+        Raises:
+            InputError: an input's shape is neither declared nor given, or one is given for no input.
+        """
         shapes = {}
+        if unknown := set(given) - {spec.name for spec in self.inputs}:
+            raise InputError(
+                f"a shape is given for {min(unknown)!r}, which is no input of the model",
+                hint=f"its inputs are {', '.join(repr(spec.name) for spec in self.inputs)}",
+            )
         for spec in self.inputs:
             if spec.name in given:
                 shapes[spec.name] = tuple(int(n) for n in given[spec.name])
@@ -141,7 +150,7 @@ class Model:
         """What will happen to this model: spine, segments, rules, unsupported nodes. Nothing is computed.
 
         Raises:
-            InputError: an input's shape is neither declared nor given.
+            InputError: an input's shape is neither declared nor given, or one is given for no input.
             AnalysisError: `output`, `top_feature_map` or `explained_input` names nothing that can be used.
         """
         program = self.program(self.default_shapes(**(input_shapes or {})))
@@ -196,7 +205,7 @@ class Model:
         except ModelError:
             if size == 1 or self._fixed_batch():
                 raise
-        return self._reference_scores(feeds, total, 1, output)  # a batch size written into the graph
+        return self._reference_scores(feeds, total, 1, output)  # as `explain` does where a batch fails
 
     def _reference_scores(
         self, feeds: dict[str, np.ndarray], total: int, size: int, output: str
@@ -205,7 +214,10 @@ class Model:
         for begin in range(0, total, size):
             part = {name: value[begin : begin + size] for name, value in feeds.items()}
             (found,) = run_onnxruntime(self.loaded, part, [output])
-            parts.append(found.astype(np.float32).reshape(min(size, total - begin), -1))
+            count = min(size, total - begin)
+            if count > 1 and found.shape[:1] != (count,):
+                raise ModelError(f"output {output!r} {list(found.shape)} has no axis for {count} pictures")
+            parts.append(found.astype(np.float32).reshape(count, -1))
         return np.concatenate(parts)
 
     def explain(
@@ -288,7 +300,7 @@ class Model:
         """
         feeds = self.check_inputs(x)
         total = _pictures(feeds)
-        sizes = [self._fixed_batch() or min(batch_size or total, total)]
+        sizes = [self._batch(batch_size, total)]
         if sizes[0] > 1 and not self._fixed_batch():
             sizes.append(1)  # a batch size may be written into the graph, although the input declares none
         for size in sizes:
@@ -340,14 +352,20 @@ class Model:
         sizes = {s.shape[0] for s in self.inputs if s.shape and isinstance(s.shape[0], int)}
         return sizes.pop() if len(sizes) == 1 else None
 
+    def _batch(self, wanted: int | None, total: int) -> int:
+        """How many of `total` pictures go together: what the inputs declare, else what is wanted."""
+        if wanted is not None and wanted < 1:
+            raise InputError(f"batch size {wanted} must be at least 1")
+        return self._fixed_batch() or min(wanted or total, total)
+
     def _chunks(
         self, feeds: dict[str, np.ndarray], batch_size: int | None, ends: Ends
     ) -> tuple[list[Chunk], Plan]:
         total = _pictures(feeds)
         fixed = self._fixed_batch()
-        size = fixed or min(batch_size or self._fitting(feeds, total), total)
-        if size < 1:
-            raise InputError(f"batch size {size} must be at least 1")
+        if batch_size is None and not fixed:
+            batch_size = self._fitting(feeds, total)
+        size = self._batch(batch_size, total)
         if total % size and fixed:
             raise InputError(f"the model takes batches of {size}, the input has {total} pictures")
         try:

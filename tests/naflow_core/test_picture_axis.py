@@ -155,6 +155,7 @@ def test_pictures_whose_scores_have_no_axis_of_their_own_go_one_by_one():
     together = model.explain(x, layers="spine")
     assert together.prediction.scores.shape == (3, 4)
     np.testing.assert_array_equal(model.embed(x)[..., 0], together.prediction.scores)
+    np.testing.assert_allclose(model.reference_scores(x, "y"), together.prediction.scores, atol=1e-5)
     alone = model.explain(x[2:], layers="spine")
     np.testing.assert_array_equal(alone.prediction.scores, together.prediction.scores[2:])
     for one, all_ in zip(alone, together, strict=True):

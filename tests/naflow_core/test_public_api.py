@@ -136,7 +136,8 @@ def test_top_target_is_each_picture_s_own(model: nf.Model, x: np.ndarray) -> Non
 
 
 def test_every_public_exception_derives_from_naflow_error() -> None:
-    public = {name: getattr(nf, name) for name in nf.__all__ if isinstance(getattr(nf, name), type)}
+    every = {name: getattr(nf, name) for name in nf.__all__}  # vars(nf) has only those asked for so far
+    public = {name: value for name, value in every.items() if isinstance(value, type)}
     kinds = {name for name, value in public.items() if issubclass(value, Exception)} - {"Refusal"}
     assert kinds >= {"ModelError", "UnsupportedOperatorError", "InputError", "TargetError", "OptionError"}
     for name in kinds:
@@ -167,6 +168,10 @@ def test_every_name_in_all_exists_and_is_documented() -> None:
         (lambda m, x: m.explain(x, nf.ClassTarget("cat")), nf.TargetError),
         (lambda m, x: m.explain(x, layers="nowhere"), nf.AnalysisError),
         (lambda m, x: m.explain(x, output="nowhere"), nf.AnalysisError),
+        (lambda m, x: m.explain(x, batch_size=0), nf.InputError),
+        (lambda m, x: m.embed(x, batch_size=-1), nf.InputError),
+        (lambda m, x: m.inspect(input_shapes={"nowhere": (1, 2, 8, 8)}), nf.InputError),
+        (lambda m, x: m.verify(input_shapes={"self": (1, 2, 8, 8)}), nf.InputError),
         (lambda m, x: nf.Method(rows="few"), nf.OptionError),
         (lambda m, x: nf.load(b"no model"), nf.ModelError),
         (lambda m, x: nf.load("missing.onnx"), nf.ModelError),
