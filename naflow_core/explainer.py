@@ -331,6 +331,8 @@ class Model:
         Raises:
             InputError: names the input and what does not fit.
         """
+        if not self.inputs:
+            raise InputError("the model takes no input", hint="there is nothing that a map could show")
         if not isinstance(x, Mapping):
             if len(self.inputs) != 1:
                 names = ", ".join(spec.name for spec in self.inputs)

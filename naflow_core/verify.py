@@ -13,6 +13,7 @@ import onnxruntime
 
 from naflow_core.errors import ModelError, UnsupportedOperatorError
 from naflow_core.model.graph import TensorSpec
+from naflow_core.model.inputs import input_dtype
 from naflow_core.model.load import LoadedModel
 from naflow_core.model.program import Known, Program, Step, evaluate, thawed
 
@@ -246,7 +247,7 @@ def random_inputs(
         if spec.dtype in {"float", "float16", "double", "bfloat16"}:
             inputs[spec.name] = generator.standard_normal(shapes[spec.name]).astype(np.float32)
         else:
-            kind = np.dtype(spec.dtype)
+            kind = input_dtype(spec)
             high = 2 if kind.kind == "b" else 128 if kind == np.int8 else 256
             inputs[spec.name] = generator.integers(0, high, shapes[spec.name]).astype(kind)
     return inputs

@@ -11,6 +11,21 @@ from naflow_core.errors import InputError
 from naflow_core.model.graph import TensorSpec
 
 
+def input_dtype(spec: TensorSpec) -> np.dtype[Any]:
+    """The NumPy type of an input that is no floating-point number.
+
+    Raises:
+        InputError: there is none that could be computed with, such as for text.
+    """
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError as error:
+        raise InputError(
+            f"input {spec.name!r} takes {spec.dtype}, which cannot be computed with",
+            hint="export the model without the part that reads it",
+        ) from error
+
+
 def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
     """One input as an array of the declared type.
 
@@ -25,7 +40,7 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
             f"input {spec.name!r} has type {array.dtype}, the model takes float32",
             hint="convert with .astype('float32') after preprocessing",
         )
-    if not floating and array.dtype != np.dtype(spec.dtype):
+    if not floating and array.dtype != input_dtype(spec):
         raise InputError(f"input {spec.name!r} has type {array.dtype}, the model takes {spec.dtype}")
     fits = declared is None or (
         array.ndim == len(declared)

@@ -248,6 +248,29 @@ def test_class_name_without_labels(out: Path) -> None:
     refused(naflow("explain", DEMO_MODEL, demo_picture(), "--out", out, *options), "--labels")
 
 
+@pytest.mark.parametrize("kind", ["none", "text"])
+def test_model_without_an_input_that_can_be_computed_with(kind: str, tmp_path: Path, out: Path) -> None:
+    if kind == "none":
+        node, inputs = helper.make_node("Constant", [], ["y"], value_float=1.0), []
+        reason = "the model takes no input"
+    else:
+        node = helper.make_node("Identity", ["x"], ["y"])
+        inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.STRING, [1, 1, 64, 64])]
+        reason = "input 'x' takes string"
+    outputs = [
+        helper.make_tensor_value_info(
+            "y", onnx.TensorProto.STRING if inputs else onnx.TensorProto.FLOAT, None
+        )
+    ]
+    graph = helper.make_graph([node], "odd", inputs, outputs)
+    path = tmp_path / "odd.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    np.save(tmp_path / "x.npy", GOOD)
+    refused(naflow("verify", path), reason)
+    refused(naflow("explain", path, tmp_path / "x.npy", "--out", out), reason)
+    assert naflow("inspect", path).status == 1
+
+
 def test_labels_of_another_model(tmp_path: Path, out: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8")
     refused(explain_demo(out, "--labels", tmp_path / "labels.txt"), "has 2 names, the model has 10 classes")

@@ -70,6 +70,8 @@ def read_inputs(
     Raises:
         InputError, PictureError, PreprocessingError: the file, and what does not fit.
     """
+    if not model.inputs:
+        raise nf.InputError("the model takes no input", hint="there is nothing that a map could show")
     pictures = [path for path in paths if path.suffix.lower() not in ARRAY_SUFFIXES]
     recipe, assumed = recipe_for(model, preprocess) if pictures else (None, "")
     parts: list[dict[str, np.ndarray]] = []
