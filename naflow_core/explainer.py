@@ -78,7 +78,7 @@ class Model:
         self.loaded = loaded
         self._limits = limits
         self._programs: OrderedDict[tuple[tuple[str, Shape], ...], Program] = OrderedDict()
-        self._plans: dict[Ends, Plan] = {}
+        self._plans: dict[tuple[int, Ends], Plan] = {}  # by number of pictures
         self._weights: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -399,11 +399,11 @@ class Model:
     def _plan(self, feeds: dict[str, np.ndarray], size: int, ends: Ends) -> Plan:
         program = self.program({name: (size, *value.shape[1:]) for name, value in feeds.items()})
         with self._lock:
-            known = self._plans.get(ends)
+            known = self._plans.get((size, ends))
         if known is None or known.program is not program:
             known = make_plan(program, **ends._asdict())
             with self._lock:
-                self._plans[ends] = known
+                self._plans[size, ends] = known
                 while len(self._plans) > CACHED_PROGRAMS:
                     self._plans.pop(next(iter(self._plans)))
         return known

@@ -340,3 +340,10 @@ def test_a_cpu_takes_as_many_pictures_at_once_as_its_cache_holds(
         monkeypatch.setattr("naflow_core.explainer.CACHE_BYTES", int(fitting * largest))
         assert batches() == expected
         assert batches(batch_size=4) == [4, 2]
+
+
+def test_a_shorter_last_batch_is_planned_once(model: nf.Model) -> None:
+    x = np.random.default_rng(4).random((3, *next(iter(model.default_shapes().values()))[1:]), np.float32)
+    first, again = ([chunk.plan for chunk in model.explain(x, batch_size=2)._chunks] for _ in range(2))
+    assert [plan.program.pictures for plan in first] == [2, 1]
+    assert all(a is b for a, b in zip(first, again, strict=True))
