@@ -287,8 +287,13 @@ Old operators that ONNX no longer has, read as what they meant: {removed}.
 
 
 def catalogue() -> str:
-    """Names of all operators, and the reasons of those that are refused."""
-    known = sorted({*((domain, name) for domain, name, _ in REGISTRY.names()), *UNFOLDED})
+    """Names of all operators that come with naflow, and the reasons of those that are refused."""
+    own = {
+        (domain, name)
+        for domain, name, versions in REGISTRY.names()
+        if REGISTRY.find(name, versions[-1], domain).function.__module__.startswith("naflow_core.")
+    }
+    known = sorted({*own, *UNFOLDED})
     listed = {"known": known, "refused": REGISTRY.reasons()}
     parts = (
         f'"{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]"
