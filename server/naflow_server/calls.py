@@ -83,12 +83,12 @@ class Calls(grpc.aio.ServerInterceptor):
             await asyncio.wait_for(self._idle.wait(), seconds)
         return self._idle.is_set()
 
-    async def wait_settled(self, seconds: float) -> bool:
-        """Whether grpc's own tasks of all calls ended within that time. They read the request before a
-        handler and write the status after it; on a server that has stopped both still unwind."""
+    async def wait_settled(self, seconds: float) -> None:
+        """Give grpc's own tasks of all calls that time to end. They read the request before a handler and
+        write the status after it; on a server that has stopped both still unwind."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
-        return not self._tasks
+            await asyncio.sleep(0)  # and those that wait for them
 
     def evict(self) -> int:
         """End all open calls with UNAVAILABLE; how many there were."""

@@ -78,9 +78,7 @@ def running(settings: Settings, make_engine: Callable[[Settings], Any]) -> Itera
                 await asyncio.sleep(0.01)
         finally:
             await server.stop()
-            rest = {t for t in asyncio.all_tasks() if t is not asyncio.current_task()}
-            if rest:  # those that only have their last step to take
-                _, rest = await asyncio.wait(rest, timeout=2)
+            rest = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
             assert not rest, f"tasks left after stop: {rest}"
 
     def thread() -> None:
