@@ -107,7 +107,7 @@ class Choices(NamedTuple):
 
     inverse: str
     rows: str
-    anchored: bool
+    anchor: str
     damped: bool
     by_cells: bool
     interval: Interval
@@ -180,7 +180,9 @@ def arguments(
     plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State | None
 ) -> tuple[Any, ...]:
     """What `invert` is called with for one segment. Without a state, its place is left empty."""
-    anchored = method.anchor == "activation" or (method.anchor == "signed" and segment.bounds[0] < 0)
+    anchor = method.anchor
+    if anchor == "signed":
+        anchor = "activation" if segment.bounds[0] < 0 else "origin"
     scaling, scales = (segment.scaling, segment.scales) if method.weighting == "scaled" else (None, ())
     following, interval = None, REALS
     if method.rows == "active" and segment.activation is not None:
@@ -189,6 +191,7 @@ def arguments(
             following, interval = behind, plan.program.ranges[segment.activation]
     bounds = segment.bounds if method.feasible else REALS
     by_cells = segment.small_cells and bounds == REALS and method.damping >= LEAST_DIRECT_DAMPING
+    by_cells = by_cells and anchor != "relative"  # which is bounded
     damped = method.damping > 0
     return (
         segment.subprogram,
@@ -196,7 +199,7 @@ def arguments(
         segment.position,
         bounds,
         segment.systems,
-        Choices(method.inverse, method.rows, anchored, damped, by_cells, interval, segment.order, scaling),
+        Choices(method.inverse, method.rows, anchor, damped, by_cells, interval, segment.order, scaling),
         values[segment.source],
         values[segment.target],
         plan.program.operands(segment.operands, values),
@@ -256,7 +259,7 @@ def invert(
             aim,
             rows,
             bounds=bounds,
-            anchored=choices.anchored,
+            anchor=choices.anchor,
             unique=choices.damped,
             damping=numbers.damping,
             stopping=Stopping(numbers.tolerance, numbers.max_iterations),

@@ -12,7 +12,7 @@ from naflow_core.errors import OptionError
 
 Inverse = Literal["least-squares", "activation"]
 Rows = Literal["retained", "active", "all"]
-Anchor = Literal["origin", "activation", "signed"]
+Anchor = Literal["origin", "activation", "signed", "relative"]
 Weighting = Literal["scaled", "plain"]
 Evidence = Literal["positive", "net"]
 Rule = Literal["zero-gradient", "mass", "soft-mass", "balanced-mass", "mass-each"]
@@ -83,7 +83,8 @@ class Method:
         abandon: which neurons are retained.
         feasible: keep the preimage in the range of the op that produced it.
         anchor: least-squares solution of minimum norm ("origin") or nearest to the forward activation
-            ("activation"; "signed": only for tensors without a lower bound).
+            ("activation"; "signed": only for tensors without a lower bound), or smallest in units of that
+            activation ("relative": every neuron takes part in proportion to what it was, with its sign).
         evidence: how the channels of a place make its flow. "positive": each channel's B x G counts where it
             is above zero; "net": they are added with their signs first, so that evidence against the target
             takes off from the evidence for it, and what is left above zero counts.

@@ -6,7 +6,10 @@ right-hand side r = y - (f(x0) - J x0):
 
     x = argmin || M (J x - r) ||^2
 
-of minimum norm (anchor "origin") or nearest to the forward activation (anchor "activation").
+of minimum norm (anchor "origin"), nearest to the forward activation (anchor "activation"), or smallest as a
+share of it (anchor "relative"): x = q t with q >= 0 and of minimum norm, so that every neuron takes part in
+proportion to what it was, and one that was 0 stays 0. Such a weighted minimum norm is what FOCUSS iterates
+(Gorodnitsky and Rao, 1997). It does not depend on how the channels of t are scaled.
 
 Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain
 of the layer in the direction that matters. So it means the same for every layer, and does not change when
@@ -47,7 +50,7 @@ def invert_linearised(
     rows: Array,
     *,
     bounds: Interval,
-    anchored: bool,
+    anchor: str,
     unique: bool,
     damping: Array | float,
     stopping: Stopping,
@@ -61,7 +64,7 @@ def invert_linearised(
         y: back-propagated feature map at the output, [N, ...].
         rows: shape of y: weight of each equation, 0 for those that are not kept.
         bounds: the preimage stays in this interval; infinite ends for none.
-        anchored: True for the solution nearest to `x0`, False for the one of minimum norm.
+        anchor: "origin", "activation" or "relative", see above.
         unique: whether `damping` is positive, so that a solve with bounds has one minimiser wherever it
             starts. Otherwise it starts from the clipped solution without bounds.
         systems: axes that number independent systems (batch; channels too for depthwise layers).
@@ -70,12 +73,16 @@ def invert_linearised(
     """
     y0, jacobian = jax.linearize(function, x0)
     transpose = jax.linear_transpose(jacobian, x0)
+    anchored = anchor == "activation"
+    # what one unit of an unknown is; a power of two keeps its square within float32's range
+    size = x0 / _unit(x0, systems) if anchor == "relative" else None
 
     def forward(v: Array) -> Array:
-        return rows * jacobian(v)
+        return rows * jacobian(v if size is None else size * v)
 
     def adjoint(u: Array) -> Array:
-        return transpose(rows * u)[0]
+        pulled = transpose(rows * u)[0]
+        return pulled if size is None else size * pulled
 
     image = jacobian(x0)
     offset = y0 - image
@@ -93,7 +100,7 @@ def invert_linearised(
         "systems": systems,
     }
     low, high = bounds
-    bounded = low > -jnp.inf or high < jnp.inf
+    bounded = size is not None or low > -jnp.inf or high < jnp.inf
     if matrix is not None and not bounded:
         solution = least_squares_by_cells(
             matrix, rows, forward, adjoint, right, damping=damping, stopping=stopping
@@ -101,16 +108,18 @@ def invert_linearised(
     elif not bounded or not unique:
         solution = least_squares(forward, adjoint, right, **options)
     if bounded:
-        # in terms of the step away from the anchor, so that damping and right-hand side stay the same
-        anchor = start if anchored else None
-        ends = _end(low, anchor, unit), _end(high, anchor, unit)
+        # in terms of the unknowns: steps away from the anchor, or shares of the activation
+        if size is not None:
+            ends = _share_ends(bounds, size, unit)
+        else:
+            ends = tuple(_end(bound, start if anchored else None, unit) for bound in bounds)
         begin = None
         if not unique:
             begin = jnp.clip(solution.x, *ends)
         elif anchored or not low <= 0 <= high:
             begin = jnp.clip(jnp.zeros_like(x0), *ends)
         solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **options)
-    preimage = start + unit * solution.x
+    preimage = start + unit * (solution.x if size is None else size * solution.x)
     preimage = jnp.clip(preimage, low, high) if bounded else preimage
     return LinearisedInverse(solution._replace(x=preimage), offset)
 
@@ -121,6 +130,17 @@ def _end(bound: float, anchor: Array | None, unit: Array) -> Array | float:
     if abs(bound) == jnp.inf or (anchor is None and bound == 0):
         return bound
     return (bound if anchor is None else bound - anchor) / unit
+
+
+def _share_ends(bounds: Interval, size: Array, unit: Array) -> tuple[Array | float, Array | float]:
+    """Bounds of the shares: not below 0, and the neuron stays in its range. No arrays where numbers will do."""
+    low, high = bounds
+    if low in (-jnp.inf, 0) and high in (0, jnp.inf):
+        return 0.0, jnp.inf
+    scale = jnp.where(size == 0, 1, size) * unit
+    near = jnp.where(size > 0, max(low, 0), min(high, 0)) / scale
+    far = jnp.where(size > 0, high, low) / scale
+    return jnp.where(size == 0, 0, near), jnp.where(size == 0, jnp.inf, far)
 
 
 def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,6 +20,10 @@ CASES = {
     "all-rows": Options(rows="all", damping=0.3),
     "anchored": Options(anchor="activation"),
     "signed": Options(anchor="signed", feasible=True, damping=0.2, mass=0.95),
+    "relative": Options(anchor="relative", damping=0.2, mass=0.9),
+    "relative, in range": Options(
+        anchor="relative", rows="active", feasible=True, damping=0.3, mass=0.9, balanced=True, net=True
+    ),
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
     "default": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
     "net": Options(feasible=True, damping=0.2, mass=0.9, net=True),
@@ -33,6 +37,8 @@ RUNS = [
     ("squeeze-and-excitation", "feasible"),
     ("dense", "paper"),
     ("dense", "net"),
+    ("inception", "relative"),
+    ("squeeze-and-excitation", "relative, in range"),
 ]
 
 

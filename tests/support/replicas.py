@@ -141,19 +141,27 @@ class Linearised:
         rows: np.ndarray,
         *,
         damping: float = 0.0,
-        anchored: bool = False,
+        anchor: str = "origin",
         bounds: tuple[float, float] = (-np.inf, np.inf),
     ) -> np.ndarray:
         """argmin ||M (J x - r)||, r = y - r_0, as METHOD.md section 4 defines it; one picture, one system."""
         kept = rows.reshape(-1).astype(bool)
         a = self.matrix[kept]
         right = (y.reshape(-1) - self.offset)[kept]
-        start = self.x0.reshape(-1) if anchored else np.zeros(self.x0.size)
+        start = self.x0.reshape(-1) if anchor == "activation" else np.zeros(self.x0.size)
+        unit = np.ones(self.x0.size)
+        low, high = bounds
+        if anchor == "relative":  # x = q t: the columns are multiplied by t, and q is not negative
+            unit = self.x0.reshape(-1)
+            a = a * unit
+            low, high = np.where(unit < 0, -high, low), np.where(unit < 0, -low, high)
+            size = np.where(unit == 0, 1, np.abs(unit))
+            low, high = np.maximum(low, 0) / size, np.where(unit == 0, np.inf, high / size)
+            low = np.minimum(low, high)
         right = right - a @ start
         if right.any():  # damping is relative to the gain of the system
             damping *= np.linalg.norm(a.T @ right) / np.linalg.norm(right)
-        low, high = bounds
-        if np.isfinite(low) or np.isfinite(high):
+        if np.isfinite(low).any() or np.isfinite(high).any():
             a = np.concatenate([a, damping * np.eye(a.shape[1])])
             right = np.concatenate([right, np.zeros(a.shape[1])])
             x = lsq_linear(a, right, (low - start, high - start), tol=1e-13, lsmr_tol="auto").x
@@ -161,7 +169,7 @@ class Linearised:
             x = lsmr(a, right, damp=damping, atol=1e-13, btol=1e-13, maxiter=5000)[0]
         else:
             x = np.linalg.lstsq(a, right, rcond=1e-7)[0]
-        return (start + x).reshape(self.x0.shape)
+        return (start + unit * x).reshape(self.x0.shape)
 
 
 def smallest_set(contribution: np.ndarray, mass: float) -> np.ndarray:
@@ -308,6 +316,8 @@ def _solve(linear: Linearised, upper: Layer, on: np.ndarray, options: Options, f
         "active": upper.retained | on,
         "all": np.ones_like(upper.retained),
     }[options.rows]
-    anchored = options.anchor == "activation" or (options.anchor == "signed" and not from_relu)
+    anchor = options.anchor
+    if anchor == "signed":
+        anchor = "origin" if from_relu else "activation"
     bounds = (0.0, np.inf) if options.feasible and from_relu else (-np.inf, np.inf)
-    return linear.preimage(upper.bpfm, rows, damping=options.damping, anchored=anchored, bounds=bounds)
+    return linear.preimage(upper.bpfm, rows, damping=options.damping, anchor=anchor, bounds=bounds)

@@ -177,7 +177,7 @@ def explain(
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")
     ] = None,
-    anchor: Annotated[str | None, typer.Option(help="origin, activation or signed.")] = None,
+    anchor: Annotated[str | None, typer.Option(help="origin, activation, signed or relative.")] = None,
     evidence: Annotated[str | None, typer.Option(help="Of the channels: positive or net.")] = None,
     damping: Annotated[float | None, typer.Option(help="Tikhonov parameter, >= 0.")] = None,
     quality: Annotated[str | None, typer.Option(help="A tolerance: draft, standard or exact.")] = None,

@@ -26,7 +26,7 @@ class ExplainOptions:
         weighting: what an equation counts: "scaled" (by the constant scales behind the layer) or "plain".
         abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO", "balanced-mass:RHO" or "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
-        anchor: "origin", "activation" or "signed".
+        anchor: "origin", "activation", "signed" or "relative".
         evidence: how channels make a flow: "positive" (each where it speaks for the target) or "net" (added
             with their signs first).
         damping: Tikhonov parameter, >= 0.

@@ -41,6 +41,7 @@ ANCHORS = {
     me.ANCHOR_ORIGIN: "origin",
     me.ANCHOR_ACTIVATION: "activation",
     me.ANCHOR_SIGNED: "signed",
+    me.ANCHOR_RELATIVE: "relative",
 }
 WEIGHTINGS = {me.WEIGHTING_SCALED: "scaled", me.WEIGHTING_PLAIN: "plain"}
 EVIDENCE = {me.EVIDENCE_POSITIVE: "positive", me.EVIDENCE_NET: "net"}

@@ -34,6 +34,7 @@ class Anchor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANCHOR_ORIGIN: _ClassVar[Anchor]
     ANCHOR_ACTIVATION: _ClassVar[Anchor]
     ANCHOR_SIGNED: _ClassVar[Anchor]
+    ANCHOR_RELATIVE: _ClassVar[Anchor]
 
 class Weighting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -70,6 +71,7 @@ ANCHOR_UNSPECIFIED: Anchor
 ANCHOR_ORIGIN: Anchor
 ANCHOR_ACTIVATION: Anchor
 ANCHOR_SIGNED: Anchor
+ANCHOR_RELATIVE: Anchor
 WEIGHTING_UNSPECIFIED: Weighting
 WEIGHTING_SCALED: Weighting
 WEIGHTING_PLAIN: Weighting
