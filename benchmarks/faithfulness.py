@@ -13,8 +13,8 @@ The bundled network is measured on freshly drawn scenes of its test split (whose
 --zoo (real trained networks) on its photographs with boxes. Measures: energy inside the box, and layer
 deletion (how much more of the score is lost when a layer's own strongest cells are zeroed than when random
 ones are), each with a 95 % bootstrap interval; with `evidence` also the rank correlation with the map of a
-network whose head is shuffled, on the first pictures, and a "-" where deletion is worse than LayerCAM's (p <
-0.05, paired). Work is kept per picture under --out and goes on where it was
+network whose head (and top block) is shuffled, on the first pictures, and a "-" where deletion is worse than
+LayerCAM's (p < 0.05, paired). Work is kept per picture under --out and goes on where it was
 interrupted; the tables are printed as Markdown, and written there as JSON.
 """
 
@@ -97,6 +97,10 @@ def evidence() -> list[Any]:
             "default", inverse=inverse, evidence=kind, abandon=nf.Abandonment.parse(rule)
         )
         found.append(rivals.variant(f"{inverse}, {kind}, {rule.partition('-')[0]}", method))
+    for kind, rule in (("positive", "soft-mass:0.9"), ("net", "balanced-mass:0.93")):
+        abandon = nf.Abandonment.parse(rule)
+        method = nf.Method.preset("default", anchor="relative", evidence=kind, abandon=abandon)
+        found.append(rivals.variant(f"relative, {kind}, {rule.partition('-')[0]}", method))
     return [*found, *(rivals.find(name) for name in ("layer-cam", "hires-cam", "grad-cam", "random"))]
 
 
@@ -168,7 +172,8 @@ def measure(
 
 
 def table(result: Mapping[str, Any]) -> Iterator[str]:
-    """Markdown: a line per method, energy / layer deletion (/ randomised head) at each layer."""
+    """Markdown: a line per method, energy and layer deletion at each layer (and the correlation with a
+    randomised head / head and top block)."""
     layers = [layer["tensor"] for layer in result["layers"]]
     sizes = ["x".join(map(str, layer["resolution"])) for layer in result["layers"]]
     metrics = [metric["name"] for metric in result["metrics"]]
@@ -185,8 +190,10 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
                 gap = entry["difference"]
                 worse = metric == "layer-deletion" and gap and gap["mean"] > 0 and gap["p"] < SIGNIFICANT
                 mark = " -" if worse and RANDOMISED in metrics else ""
-                spread = "" if metric == RANDOMISED else f" ±{(high - low) / 2:.3f}"
-                row.append(f"{entry['mean']:.3f}{spread}{mark}")
+                if metric == RANDOMISED:
+                    row.append(" / ".join(f"{mean:.2f}" for _, mean in entry["curve"][:2]))
+                else:
+                    row.append(f"{entry['mean']:.3f} ±{(high - low) / 2:.3f}{mark}")
         yield f"| {method['name']} | " + " | ".join(row) + " |"
 
 

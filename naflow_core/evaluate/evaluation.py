@@ -135,6 +135,7 @@ class Evaluation:
             "metrics": [m.name for m in self.metrics],
             "seed": self.seed,
             "probed": self.probed,
+            "randomised": list(self._depths),
             "pictures": [picture.digest for picture in self.pictures],
         }
 
@@ -252,10 +253,13 @@ class Evaluation:
 
     @functools.cached_property
     def _randomised(self) -> Mapping[int, Subject]:
-        """The model with the weights of its top block, of its upper half, and all of it shuffled."""
+        return {depth: self.subject.randomised(depth, self.seed) for depth in self._depths}
+
+    @property
+    def _depths(self) -> tuple[int, ...]:
+        """How many blocks are shuffled, from the top: the head, head and top block, the upper half, all."""
         whole = self.subject.depth
-        depths = sorted({1, (whole + 1) // 2, whole} - {0}) if whole else []
-        return {depth: self.subject.randomised(depth, self.seed) for depth in depths}
+        return tuple(sorted({min(1, whole), min(2, whole), (whole + 1) // 2, whole} - {0}))
 
     def _shown(self, sample: Sample, method: Rival, layer: str) -> Shown:
         def remap(subject: Subject, x: np.ndarray, class_: int, where: str, tag: str) -> np.ndarray:

@@ -112,7 +112,8 @@ def invert_linearised(
         if size is not None:
             ends = _share_ends(bounds, size, unit)
         else:
-            ends = tuple(_end(bound, start if anchored else None, unit) for bound in bounds)
+            away = start if anchored else None
+            ends = _end(low, away, unit), _end(high, away, unit)
         begin = None
         if not unique:
             begin = jnp.clip(solution.x, *ends)
@@ -133,7 +134,7 @@ def _end(bound: float, anchor: Array | None, unit: Array) -> Array | float:
 
 
 def _share_ends(bounds: Interval, size: Array, unit: Array) -> tuple[Array | float, Array | float]:
-    """Bounds of the shares: not below 0, and the neuron stays in its range. No arrays where numbers will do."""
+    """Bounds of the shares: not below 0, and the neuron stays in its range. Numbers where they will do."""
     low, high = bounds
     if low in (-jnp.inf, 0) and high in (0, jnp.inf):
         return 0.0, jnp.inf

@@ -34,14 +34,14 @@ def max_sensitivity(shown: Shown) -> Outcome:
 
 @METRICS.register(
     "randomisation",
-    "rank correlation with the map of the model whose top layers have random weights; near 0 is right",
+    "rank correlation with the map of the model whose head has random weights; near 0 is right",
     better="lower",
     probing=True,
 )
 def randomisation(shown: Shown) -> Outcome:
-    """Adebayo et al., 2018, cascading from the top: the value is that of the shallowest step, where the top
-    block alone is randomised; the curve goes on down to the whole model. Correlations are taken as absolute
-    values. A random map wins it."""
+    """Adebayo et al., 2018, cascading from the top: the value is that of the shallowest step, where the head
+    alone is randomised; the curve goes on to head and top block and down to the whole model. Correlations
+    are taken as absolute values. A random map wins it."""
     sample = shown.sample
     points = []
     for depth, other in sample.randomised.items():

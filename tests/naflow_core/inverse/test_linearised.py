@@ -111,7 +111,9 @@ def test_no_rows_give_no_preimage_or_the_anchor_itself():
     case = block("residual")
     none = np.zeros_like(case.rows)
     assert not case.ours(none, 0.0).x.any()
-    np.testing.assert_array_equal(case.ours(none, 0.0, anchor="activation").x, case.dense.x0.astype(np.float32))
+    np.testing.assert_array_equal(
+        case.ours(none, 0.0, anchor="activation").x, case.dense.x0.astype(np.float32)
+    )
 
 
 @every_block
