@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -60,9 +61,13 @@ def one_to_one():
     return net.model()
 
 
-def test_nothing_abandoned_and_one_to_one_layers_give_back_the_activation():
+@pytest.mark.parametrize("anchor", ["origin", "activation", "relative"])
+def test_nothing_abandoned_and_one_to_one_layers_give_back_the_activation(anchor):
     layers, values = states(
-        one_to_one(), picture(1), PAPER, np.random.default_rng(2).normal(size=(1, 3, SIZE, SIZE))
+        one_to_one(),
+        picture(1),
+        dataclasses.replace(PAPER, anchor=anchor),
+        np.random.default_rng(2).normal(size=(1, 3, SIZE, SIZE)),
     )
     assert len(layers) == 8
     for layer in layers:
@@ -217,13 +222,14 @@ def pictures(values):
     return st.lists(st.sampled_from(values), min_size=3 * SIZE * SIZE, max_size=3 * SIZE * SIZE)
 
 
+@pytest.mark.parametrize("anchor", ["origin", "relative"])
 @settings(max_examples=12, deadline=None)
 @example([0.0] * (3 * SIZE * SIZE), 1.0)
 @example([1.0] * (3 * SIZE * SIZE), 1e12)
 @given(pictures([0.0, 1.0, -1.0, 0.3]), st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 1e6, 1e12]))
-def test_no_input_gives_nan_or_inf(values, scale):
+def test_no_input_gives_nan_or_inf(anchor, values, scale):
     x = (np.float32(values) * np.float32(scale)).reshape(1, 3, SIZE, SIZE)
-    for flow in hostile().explain(x, layers="spine"):
+    for flow in hostile().explain(x, layers="spine", method=nf.Method(anchor=anchor)):
         assert np.isfinite(flow.map).all(), flow.tensor
         assert (flow.map >= 0).all()
         assert np.isfinite(flow.diagnostics.relative_residual).all()

@@ -31,6 +31,7 @@ METHODS = [
     nf.Method.preset("paper", **RUN),
     nf.Method(rows="active", anchor="signed", **RUN),
     nf.Method(rows="all", abandon=nf.Abandonment("mass-each", 0.9), feasible=False, **RUN),
+    nf.Method(anchor="relative", evidence="net", abandon=nf.Abandonment("balanced-mass", 0.9), **RUN),
 ]
 
 DRAWN = itertools.count()
@@ -83,7 +84,7 @@ def test_every_tensor_is_as_onnxruntime_computes_it(seed, blocks):
     assert found.ok, [t for t in found.tensors if not t.within(found.tolerance)]
 
 
-@some(3)
+@some(4)
 @given(SEEDS, BLOCKS)
 def test_flows_are_finite_and_in_order(seed, blocks):
     """For noise, for a constant picture, and for one that is far out of range."""
