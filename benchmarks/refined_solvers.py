@@ -51,8 +51,6 @@ def solving(
 
     def invert(function: Any, x0: Array, y: Array, rows: Array, **options: Any) -> Any:
         seen.append(rows)
-        if variant == "now":
-            return linearised.invert_linearised(function, x0, y, rows, **options)
         site = Site(function, x0, rows, subprogram, arrays[2])
         solvers: dict[str, Any] = {
             "least_squares": functools.partial(preconditioned, variant, site),
@@ -273,7 +271,8 @@ def compile_all(calls: Iterable[tuple[Any, ...]]) -> None:
     for call in calls:
         key = key_of(call)
         if key not in PROGRAMS and key not in waiting:
-            waiting[key] = solving.lower(*call)
+            now = call[0] == "now"
+            waiting[key] = cascade.invert.lower(*call[1:]) if now else solving.lower(*call)
     with ThreadPoolExecutor(cores()) as pool:
         PROGRAMS.update(zip(waiting, pool.map(lambda one: one.compile(), waiting.values()), strict=True))
 
@@ -283,6 +282,9 @@ def key_of(call: tuple[Any, ...]) -> Hashable:
     return *call[:7], tuple(np.shape(leaf) for leaf in jax.tree.leaves(call[7:]))
 
 
-def solved(*call: Any) -> tuple[Array, Array, Array, Array]:
-    """Run a compiled variant."""
+def solved(*call: Any) -> tuple[Array, ...]:
+    """Run a variant that has been compiled, or the solver that there is ("now", which gives no rows)."""
+    if call[0] == "now":
+        found = cascade.invert(*call[1:])
+        return found.preimage, found.iterations, found.converged
     return PROGRAMS[key_of(call)](*call[7:])
