@@ -127,6 +127,29 @@ class Layer(NamedTuple):
     seconds: float
 
 
+class Running(NamedTuple):
+    """One turn that may still be computed; `inverted` without arrays, `began` as `time.perf_counter()`."""
+
+    tensor: str
+    segment: Segment | None
+    inverted: Inverted
+    abandoned: Abandoned
+    began: float
+
+    def send(self) -> None:
+        """Have what leaves the device copied as soon as it is there."""
+        done = self.abandoned
+        for result in jax.tree.leaves((self.inverted, done.flow, done.fraction, done.total)):
+            result.copy_to_host_async()
+
+    def layer(self) -> Layer:
+        """Wait for it."""
+        diagnostics = diagnosed(self.inverted, self.abandoned)
+        seconds = time.perf_counter() - self.began
+        state, flow = self.abandoned.state, self.abandoned.flow
+        return Layer(self.tensor, self.segment, state, flow, diagnostics, seconds)
+
+
 def run(
     plan: Plan,
     method: Method,
@@ -134,6 +157,7 @@ def run(
     top_coefficients: Array,
     wanted: set[str],
     ready: Callable[[Segment], None] = lambda _segment: None,
+    overlap: bool = False,
 ) -> Iterator[Layer]:
     """Steps 2 to 4: yield each tensor's layer, deepest first, as far down as the last wanted one.
 
@@ -142,18 +166,25 @@ def run(
         top_coefficients: G_K = ds/dt_K.
         wanted: tensor names; interior tensors of composites are visited on the way to those among them.
         ready: called before each step, with its segment.
+        overlap: start a step before the layer above it is handed out, so that an accelerator computes while
+            that layer is copied from it and sent.
     """
     began = time.perf_counter()
     top = values[plan.top]
-    state, layer = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
-    yield layer
+    state, running = _finish(plan, plan.top, None, method, top, exact(top, top_coefficients), began)
     for segment, inner in turns(plan, wanted):
         states = {segment.target: state}
         for part in (*inner, segment):
+            if not overlap:
+                yield running.layer()
             ready(part)
-            states[part.source], layer = step(plan, part, method, values, states[part.target])
-            yield layer
+            states[part.source], below = step(plan, part, method, values, states[part.target])
+            if overlap:
+                below.send()
+                yield running.layer()
+            running = below
         state = states[segment.source]
+    yield running.layer()
 
 
 def turns(plan: Plan, wanted: Set[str]) -> Iterator[tuple[Segment, tuple[Segment, ...]]]:
@@ -169,8 +200,8 @@ def turns(plan: Plan, wanted: Set[str]) -> Iterator[tuple[Segment, tuple[Segment
 
 def step(
     plan: Plan, segment: Segment, method: Method, values: Mapping[str, Array], state: State
-) -> tuple[State, Layer]:
-    """One turn of step 3, from `segment.target` to `segment.source`."""
+) -> tuple[State, Running]:
+    """Begin one turn of step 3, from `segment.target` to `segment.source`."""
     began = time.perf_counter()
     inverted = invert(*arguments(plan, segment, method, values, state))
     return _finish(plan, segment.source, segment, method, values[segment.source], inverted, began)
@@ -376,7 +407,7 @@ def _finish(
     activation: Array,
     inverted: Inverted,
     began: float,
-) -> tuple[State, Layer]:
+) -> tuple[State, Running]:
     abandoned = abandon(
         retaining(method, segment),
         method.evidence,
@@ -386,9 +417,8 @@ def _finish(
         inverted.gradient,
         method.abandon.mass,
     )
-    diagnostics = diagnosed(inverted, abandoned)
-    state, seconds = abandoned.state, time.perf_counter() - began
-    return state, Layer(tensor, segment, state, abandoned.flow, diagnostics, seconds)
+    kept = inverted._replace(preimage=None, gradient=None)  # not needed any more, and large
+    return abandoned.state, Running(tensor, segment, kept, abandoned, began)
 
 
 def diagnosed(inverted: Inverted, abandoned: Abandoned) -> Diagnostics:

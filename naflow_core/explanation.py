@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from naflow_core import cascade, single_pass
@@ -100,8 +101,9 @@ class Explanation(Iterator[Flow]):
             runs = [single_pass.run(c.plan, method, c.values, c.top_coefficients, wanted) for c in chunks]
             self._later: dict[str, set[str]] = {plan.top: set()}  # by then all is computed
         else:
+            overlap = jax.default_backend() != "cpu"  # there, copying and computing share the cores
             runs = [
-                cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait)
+                cascade.run(c.plan, method, c.values, c.top_coefficients, wanted, self._ahead.wait, overlap)
                 for c in chunks
             ]
             self._later = _read_later(plan, wanted)

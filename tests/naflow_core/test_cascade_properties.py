@@ -77,6 +77,43 @@ def test_nothing_abandoned_and_one_to_one_layers_give_back_the_activation(anchor
         )
 
 
+@pytest.mark.parametrize("name", ["residual", "inception"])
+def test_an_accelerator_computes_while_a_layer_is_handed_out(name, monkeypatch):
+    """The same layers, each handed out when the next step has begun."""
+    events: list[str] = []
+    original = cascade.step
+
+    def step(plan, segment, *rest):
+        events.append(f"begin {segment.source}")
+        return original(plan, segment, *rest)
+
+    monkeypatch.setattr(cascade, "step", step)
+    found = {}
+    for overlap in (False, True):
+        explanation = nf.load(network(name)).explain(picture(1), layers="spine")
+        (chunk,) = explanation._chunks
+        layers = []
+        for layer in cascade.run(
+            explanation.plan, explanation.method, chunk.values, chunk.top_coefficients,
+            set(explanation.layers), overlap=overlap,
+        ):  # fmt: skip
+            events.append(f"have {layer.tensor}")
+            layers.append(layer)
+        found[overlap] = layers, events.copy()
+        events.clear()
+    (plain, one_by_one), (ahead, overlapped) = found[False], found[True]
+    order = [layer.tensor for layer in plain]
+    assert order == [layer.tensor for layer in ahead]
+    for a, b in zip(plain, ahead, strict=True):
+        np.testing.assert_array_equal(a.flow, b.flow)
+        for ours, theirs in zip(a.diagnostics, b.diagnostics, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    top, *below = order
+    pairs = zip(order, below, strict=False)
+    assert one_by_one == [f"have {top}", *(e for n in below for e in (f"begin {n}", f"have {n}"))]
+    assert overlapped == [*(e for n, m in pairs for e in (f"begin {m}", f"have {n}")), f"have {order[-1]}"]
+
+
 def test_conservation_gap_is_small_where_equations_are_consistent():
     for layer in states(one_to_one(), picture(1), PAPER, np.ones((1, 3, 1, 1)))[0]:
         assert layer.diagnostics.conservation_gap[0] < 1e-3, layer.tensor
