@@ -21,7 +21,6 @@ interrupted; the tables are printed as Markdown, and written there as JSON.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import time
@@ -64,7 +63,7 @@ def options() -> dict[str, nf.Method]:
 
     def add(name: str, **changes: Any) -> None:
         changes["abandon"] = nf.Abandonment.parse(changes.pop("abandon", "mass:0.95"))
-        found[name] = nf.Method(**changes)
+        found[name] = nf.Method.preset("positive", **changes)
 
     for rule in ("zero-gradient", "mass:0.99", "mass:0.98", "mass:0.95", "mass:0.9", "mass:0.7"):
         add(f"activation, {rule}", inverse="activation", abandon=rule)
@@ -89,18 +88,27 @@ def options() -> dict[str, nf.Method]:
 
 
 def evidence() -> list[Any]:
-    """Ways to add channels and to keep neurons, under both inverses, and the methods they resemble."""
+    """Ways to add channels, to keep neurons and to choose among preimages, and the methods they resemble."""
+    soft, balanced, graded = "soft-mass:0.9", "balanced-mass:0.9", "graded-mass:0.9"
+    inverses = {
+        "smallest": {"anchor": "origin"},
+        "relative": {"anchor": "relative"},
+        "nearest": {"anchor": "activation"},
+        "activation": {"inverse": "activation"},
+    }
+    ways = {
+        "smallest": (("positive", soft), ("net", soft), ("net", balanced), ("net", graded)),
+        "relative": (("positive", soft), ("net", "balanced-mass:0.93")),
+        "nearest": (("positive", soft), ("net", balanced), ("net", graded), ("net", "graded-mass:0.8")),
+        "activation": (("positive", soft), ("net", soft), ("net", balanced), ("net", graded)),
+    }
     found: list[Any] = []
-    ways = (("positive", "soft-mass:0.9"), ("net", "soft-mass:0.9"), ("net", "balanced-mass:0.9"))
-    for inverse, (kind, rule) in itertools.product(("least-squares", "activation"), ways):
-        method = nf.Method.preset(
-            "default", inverse=inverse, evidence=kind, abandon=nf.Abandonment.parse(rule)
-        )
-        found.append(rivals.variant(f"{inverse}, {kind}, {rule.partition('-')[0]}", method))
-    for kind, rule in (("positive", "soft-mass:0.9"), ("net", "balanced-mass:0.93")):
-        abandon = nf.Abandonment.parse(rule)
-        method = nf.Method.preset("default", anchor="relative", evidence=kind, abandon=abandon)
-        found.append(rivals.variant(f"relative, {kind}, {rule.partition('-')[0]}", method))
+    for inverse, kinds in ways.items():
+        for kind, rule in kinds:
+            options = {**inverses[inverse], "evidence": kind, "abandon": nf.Abandonment.parse(rule)}
+            found.append(
+                rivals.variant(f"{inverse}, {kind}, {rule}", nf.Method.preset("default", **options))
+            )
     return [*found, *(rivals.find(name) for name in ("layer-cam", "hires-cam", "grad-cam", "random"))]
 
 

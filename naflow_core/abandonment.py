@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ Array = Any
 
 EDGE = 2.0
 """How far, as a factor to either side, the edge of the soft set reaches."""
+FAINTEST = 1 / 64
+"""The least share of a neuron that is not abandoned, where shares are graded."""
 
 
 def zero_gradient(coefficients: Array) -> Array:
@@ -61,19 +64,61 @@ def balanced_contribution_mass(activation: Array, coefficients: Array, mass: Arr
     Returns:
         float32 in [0, 1], shape of the input.
     """
+    return _either_side(_ramp, activation, coefficients, mass)
+
+
+def graded_contribution_mass(activation: Array, coefficients: Array, mass: Array | float) -> Array:
+    """How far each neuron takes part: 1 in the set of `contribution_mass`, which is chosen for either side as
+    in `balanced_contribution_mass`, and outside of it in proportion to its contribution, down to `FAINTEST`
+    of what the least in the set contributes; what contributes less is abandoned.
+
+    Weak neurons fade rather than vanish: the order of places among them is kept, and what is kept depends
+    less on which neurons happen to be strong.
+
+    Args:
+        activation, coefficients, mass: as there.
+
+    Returns:
+        float32 in [0, 1], shape of the input.
+    """
+    return _either_side(_proportion, activation, coefficients, mass)
+
+
+SHARES = {
+    "soft-mass": soft_contribution_mass,
+    "balanced-mass": balanced_contribution_mass,
+    "graded-mass": graded_contribution_mass,
+}
+
+
+def _either_side(
+    shares: Callable[[Array, Array | float], Array],
+    activation: Array,
+    coefficients: Array,
+    mass: Array | float,
+) -> Array:
+    """Shares of what speaks for the target, and apart from them of what speaks against it."""
     contribution = _signed_contribution(activation, coefficients)
-    return _ramp(jnp.maximum(contribution, 0), mass) + _ramp(jnp.maximum(-contribution, 0), mass)
-
-
-SHARES = {"soft-mass": soft_contribution_mass, "balanced-mass": balanced_contribution_mass}
+    return shares(jnp.maximum(contribution, 0), mass) + shares(jnp.maximum(-contribution, 0), mass)
 
 
 def _ramp(contribution: Array, mass: Array | float) -> Array:
     """Shares from contributions >= 0."""
-    least = _least(contribution, mass)
-    above = jnp.where(contribution > 0, contribution / jnp.where(least > 0, least, 1), 0)
+    above = _over_least(contribution, mass)
     ramp = jnp.log(jnp.maximum(above, 1 / EDGE)) / jnp.log(EDGE)
     return jnp.where(above > 1 / EDGE, jnp.clip((ramp + 1) / 2, 0, 1), 0)
+
+
+def _proportion(contribution: Array, mass: Array | float) -> Array:
+    """Shares from contributions >= 0."""
+    above = _over_least(contribution, mass)
+    return jnp.where(above >= FAINTEST, jnp.minimum(above, 1), 0)
+
+
+def _over_least(contribution: Array, mass: Array | float) -> Array:
+    """Contributions >= 0 in units of the least one in the set."""
+    least = _least(contribution, mass)
+    return jnp.where(contribution > 0, contribution / jnp.where(least > 0, least, 1), 0)
 
 
 def _contribution(activation: Array, coefficients: Array) -> Array:

@@ -15,7 +15,7 @@ Rows = Literal["retained", "active", "all"]
 Anchor = Literal["origin", "activation", "signed", "relative"]
 Weighting = Literal["scaled", "plain"]
 Evidence = Literal["positive", "net"]
-Rule = Literal["zero-gradient", "mass", "soft-mass", "balanced-mass", "mass-each"]
+Rule = Literal["zero-gradient", "mass", "soft-mass", "balanced-mass", "graded-mass", "mass-each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,12 @@ class Abandonment:
             input of a convolution, pooling or composite), and one-to-one layers in between keep it;
             "soft-mass": the same with a soft edge, where neurons take part in proportion, so that weights
             that differ in their last digits give nearly the same maps; "balanced-mass": a soft set of the
-            neurons that speak for the target and one of those that speak against it; "mass-each": the set is
-            chosen anew at every tensor, so that each Relu, normalisation or transpose abandons some more and
-            the maps depend on how the network was exported.
+            neurons that speak for the target and one of those that speak against it; "graded-mass": two such
+            sets, outside of which neurons take part in proportion to what they contribute; "mass-each": the
+            set is chosen anew at every tensor, so that each Relu, normalisation or transpose abandons some
+            more and the maps depend on how the network was exported.
         mass: share in (0, 1] of the summed |activation x coefficient| that the retained set carries (each of
-            the two sets of its own sum, where they are balanced).
+            the two sets of its own sum, where there are two).
     """
 
     rule: Rule
@@ -41,14 +42,14 @@ class Abandonment:
         if self.rule not in get_args(Rule):
             raise OptionError(
                 f"abandonment rule {self.rule!r} does not exist",
-                hint="zero-gradient, mass:RHO, soft-mass:RHO, balanced-mass:RHO or mass-each:RHO",
+                hint=f"one of {', '.join(get_args(Rule))}",
             )
         if not (math.isfinite(self.mass) and 0.0 < self.mass <= 1.0):
             raise OptionError(f"abandonment mass {self.mass} is out of range", hint="0 < mass <= 1")
 
     @classmethod
     def parse(cls, text: str) -> Abandonment:
-        """From "zero-gradient", "mass:0.95", "soft-mass:0.9", "balanced-mass:0.9" or "mass-each:0.95".
+        """From "zero-gradient", or another rule and its mass as in "graded-mass:0.9".
 
         Raises:
             OptionError: anything else.
@@ -63,7 +64,7 @@ class Abandonment:
             pass
         raise OptionError(
             f"--abandon {text!r} is not understood",
-            hint="use zero-gradient, mass:RHO or soft-mass:RHO, e.g. soft-mass:0.9",
+            hint="use zero-gradient, mass:RHO or graded-mass:RHO, e.g. graded-mass:0.9",
         )
 
     def __str__(self) -> str:
@@ -96,10 +97,10 @@ class Method:
     inverse: Inverse = "least-squares"
     rows: Rows = "active"
     weighting: Weighting = "scaled"
-    abandon: Abandonment = Abandonment("soft-mass", 0.9)
+    abandon: Abandonment = Abandonment("graded-mass", 0.9)
     feasible: bool = True
-    anchor: Anchor = "origin"
-    evidence: Evidence = "positive"
+    anchor: Anchor = "activation"
+    evidence: Evidence = "net"
     damping: float = 0.3
     tolerance: float = 1e-3
     max_iterations: int = 200
@@ -186,12 +187,14 @@ def _finite(value: object) -> bool:
 
 PRESETS: dict[str, Method] = {
     "default": Method(),
-    "net": Method(inverse="activation", abandon=Abandonment("balanced-mass", 0.9), evidence="net"),
+    "net": Method(inverse="activation"),
+    "positive": Method(abandon=Abandonment("soft-mass", 0.9), anchor="origin", evidence="positive"),
     "paper": Method(
         rows="retained",
         weighting="plain",
         abandon=Abandonment("zero-gradient"),
         feasible=False,
+        anchor="origin",
         evidence="positive",
         damping=0.0,
     ),
@@ -201,6 +204,7 @@ PRESETS: dict[str, Method] = {
         weighting="plain",
         abandon=Abandonment("zero-gradient"),
         feasible=False,
+        anchor="origin",
         evidence="positive",
         damping=0.0,
     ),

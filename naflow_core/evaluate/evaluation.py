@@ -135,7 +135,7 @@ class Evaluation:
             "metrics": [m.name for m in self.metrics],
             "seed": self.seed,
             "probed": self.probed,
-            "randomised": list(self._depths),
+            "randomised": {"depths": list(self._depths), "shuffled": "for each picture"},
             "pictures": [picture.digest for picture in self.pictures],
         }
 
@@ -247,13 +247,9 @@ class Evaluation:
             probability=float(probability),
             axes=self.subject.layer(self.subject.source).axes,
             seed=self.seed,
-            randomised=self._randomised,
+            depths=self._depths,
             twin=self.twin,
         )
-
-    @functools.cached_property
-    def _randomised(self) -> Mapping[int, Subject]:
-        return {depth: self.subject.randomised(depth, self.seed) for depth in self._depths}
 
     @property
     def _depths(self) -> tuple[int, ...]:

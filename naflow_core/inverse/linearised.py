@@ -12,8 +12,8 @@ proportion to what it was, and one that was 0 stays 0. Such a weighted minimum n
 (Gorodnitsky and Rao, 1997). It does not depend on how the channels of t are scaled.
 
 Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain
-of the layer in the direction that matters. So it means the same for every layer, and does not change when
-all weights of one are multiplied by a number.
+of the layer in the direction that matters, and the tolerance is relative to ||A^T b||, wherever the anchor
+is. So both mean the same for every layer, and do not change when all weights of one are multiplied by a number.
 """
 
 from __future__ import annotations
@@ -87,26 +87,27 @@ def invert_linearised(
     image = jacobian(x0)
     offset = y0 - image
     right = rows * (y - offset)
-    start = x0 if anchored else jnp.zeros_like(x0)
-    right = right - rows * image if anchored else right
+    start, reference = jnp.zeros_like(x0), None
+    if anchored:
+        away = right - rows * image
+        # where nothing is to be explained, the way from the anchor to nothing is all there is
+        reference = jnp.where(_largest(right, systems) > 0, right, away)
+        start, right = x0, away
     # the solver squares its values, which leaves float32's range long before they do
-    unit = _unit(right, systems)
+    unit = _unit(right if reference is None else reference, systems)
     right = right / unit
+    reference = None if reference is None else reference / unit
     unit = unit.reshape(_per_system(x0, systems))
-    options: dict[str, Any] = {
-        "damping": damping,
-        "relative": True,
-        "stopping": stopping,
-        "systems": systems,
-    }
+    options: dict[str, Any] = {"damping": damping, "reference": reference, "stopping": stopping}
+    iterated: dict[str, Any] = {**options, "relative": True, "systems": systems}
     low, high = bounds
     bounded = size is not None or low > -jnp.inf or high < jnp.inf
     if matrix is not None and not bounded:
         solution = least_squares_by_cells(
-            matrix, rows, forward, adjoint, right, damping=damping, stopping=stopping
+            matrix, rows, forward, adjoint, right, **options
         )
     elif not bounded or not unique:
-        solution = least_squares(forward, adjoint, right, **options)
+        solution = least_squares(forward, adjoint, right, **iterated)
     if bounded:
         # in terms of the unknowns: steps away from the anchor, or shares of the activation
         if size is not None:
@@ -119,7 +120,7 @@ def invert_linearised(
             begin = jnp.clip(solution.x, *ends)
         elif anchored or not low <= 0 <= high:
             begin = jnp.clip(jnp.zeros_like(x0), *ends)
-        solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **options)
+        solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **iterated)
     preimage = start + unit * (solution.x if size is None else size * solution.x)
     preimage = jnp.clip(preimage, low, high) if bounded else preimage
     return LinearisedInverse(solution._replace(x=preimage), offset)
@@ -149,9 +150,14 @@ def _per_system(like: Array, systems: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size if axis in systems else 1 for axis, size in enumerate(like.shape))
 
 
+def _largest(values: Array, systems: tuple[int, ...]) -> Array:
+    """The largest magnitude of each system, with the axes inside it kept as 1."""
+    inside = tuple(axis for axis in range(values.ndim) if axis not in systems)
+    return jnp.max(jnp.abs(values), axis=inside, keepdims=True)
+
+
 def _unit(right: Array, systems: tuple[int, ...]) -> Array:
     """A power of two near each system's largest value (dividing by it loses no digit); 1 for 0."""
-    inside = tuple(axis for axis in range(right.ndim) if axis not in systems)
-    largest = jnp.max(jnp.abs(right), axis=inside, keepdims=True)
+    largest = _largest(right, systems)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
     return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -120, 120)), 1)

@@ -27,9 +27,10 @@ def least_squares_by_cells(
     b: Array,
     *,
     damping: Array | float,
+    reference: Array | None = None,
     stopping: Stopping,
 ) -> Solution:
-    """argmin ||M A x - b||^2 + damping^2 ||x||^2, with the damping in units of ||A^T M b|| / ||b||.
+    """argmin ||M A x - b||^2 + damping^2 ||x||^2, with the damping in units of ||(M A)^T c|| / ||c||.
 
     It must not be small against 1, or the factors lose too many digits; what they do lose is in the
     solution's residual.
@@ -39,12 +40,13 @@ def least_squares_by_cells(
         rows: [N, O, spatial...], the diagonal of M.
         forward, adjoint: M A and its transpose.
         b: [N, O, spatial...].
+        reference: that c, shape of b; b when None.
         stopping: its tolerance says whether the residual is small enough; there are no iterations.
     """
     outer, inner = matrix.shape
     start = adjoint(b)
-    initial2 = squared_norm(start)
-    damping2 = damping**2 * ratio(initial2, squared_norm(b))
+    initial2 = squared_norm(start if reference is None else adjoint(reference))
+    damping2 = damping**2 * ratio(initial2, squared_norm(b if reference is None else reference))
     products = (matrix[:, :, None] * matrix[:, None, :]).reshape(outer, inner * inner)
     weights = (rows * rows).reshape(*rows.shape[:2], -1)
     normal = jnp.einsum("op,nok->nkp", products, weights, precision=HIGHEST)

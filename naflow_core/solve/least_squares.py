@@ -33,8 +33,8 @@ class Solution(NamedTuple):
     Attributes:
         x: the solution.
         iterations: [N] steps taken, per picture; each applies A and its transpose once.
-        relative_residual: [N] norm of the (projected) gradient over its norm at x = 0: the relative residual
-            of the normal equations.
+        relative_residual: [N] norm of the (projected) gradient over its norm at x = 0 (or over that of a
+            given reference): the relative residual of the normal equations.
         converged: [N] whether that is at most the tolerance.
     """
 
@@ -56,7 +56,7 @@ class _Progress(NamedTuple):
 
     Attributes:
         norm2: squared norm of the (projected) gradient.
-        initial2: the same at x = 0.
+        initial2: the same at x = 0, or of the reference.
         iterations, active: of each system.
         count: of iterations, the largest of all.
     """
@@ -154,6 +154,7 @@ def least_squares(
     *,
     damping: Array | float = 0.0,
     relative: bool = False,
+    reference: Array | None = None,
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
@@ -163,12 +164,15 @@ def least_squares(
         forward, adjoint: A and its transpose.
         b: right-hand side, axis 0 = pictures.
         damping: Tikhonov parameter as in SciPy's `lsmr`; a scalar, or one per system shaped to multiply x.
-        relative: `damping` is in units of ||A^T b|| / ||b||, the gain of A in the direction that matters.
+        relative: `damping` is in units of ||A^T c|| / ||c||, the gain of A in the direction that matters.
+        reference: that c, and the tolerance is relative to ||A^T c||; b when None.
         systems: axes that number independent systems in the unknowns and in b alike.
     """
     x = _origin(adjoint, b)
     progress = _Progress.none(x, systems)
-    damped = _Damping.of(damping, relative, b, progress, systems)
+    if reference is not None:
+        progress = progress._replace(initial2=squared_norm(adjoint(reference), systems))
+    damped = _Damping.of(damping, relative, b if reference is None else reference, progress, systems)
 
     def running(state: tuple[_Progress, Array, Array, Array]) -> Array:
         return jnp.any(state[0].active)
@@ -217,6 +221,7 @@ def bounded_least_squares(
     start: Array | None = None,
     damping: Array | float = 0.0,
     relative: bool = False,
+    reference: Array | None = None,
     stopping: Stopping = Stopping(),
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
@@ -227,14 +232,16 @@ def bounded_least_squares(
     Args:
         low, high: scalars or arrays shaped like the unknowns, with low <= high; infinite where there is none.
         start: between the bounds; 0, which must be there too, when None.
-        damping, relative, systems: as in `least_squares`.
+        damping, relative, reference, systems: as in `least_squares`.
     """
     x, residual = _origin(adjoint, b), b
+    whole = b if reference is None else reference
     progress = _Progress.none(x, systems)
-    damped = _Damping.of(damping, relative, b, progress, systems)
-    unit = squared_norm(b, systems).reshape(progress.norm2.shape)
+    if start is not None or reference is not None:
+        progress = progress._replace(initial2=squared_norm(adjoint(whole), systems))
+    damped = _Damping.of(damping, relative, whole, progress, systems)
+    unit = squared_norm(whole, systems).reshape(progress.norm2.shape)
     if start is not None:
-        progress = progress._replace(initial2=squared_norm(adjoint(b), systems))
         x, residual = start, b - forward(start)
 
     def running(state: tuple[_Progress, _Bounded]) -> Array:

@@ -261,17 +261,18 @@ def test_top_feature_map(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == BLOCKS[:-1]
 
 
-@pytest.mark.parametrize("preset", ["default", "net", "paper", "published-code"])
+@pytest.mark.parametrize("preset", ["default", "net", "positive", "paper", "published-code"])
 def test_presets_differ(preset: str, tmp_path: Path, demo_run: tuple[Path, Ended]) -> None:
     options = ("--preset", preset, "--json", "--layers", "deepen_relu,top_relu")
     ended = explain_demo(tmp_path / "out", *options)
     assert ended.status == 0
     method = ended.json["method"]
     inverse = "activation" if preset in ("net", "published-code") else "least-squares"
-    rule = {"default": "soft-mass:0.9", "net": "balanced-mass:0.9"}.get(preset, "zero-gradient")
-    assert (method["inverse"], method["abandon"]) == (inverse, rule)
-    assert method["evidence"] == ("net" if preset == "net" else "positive")
-    assert method["feasible"] == (preset in ("default", "net"))
+    ours = {"default": "graded-mass:0.9", "net": "graded-mass:0.9", "positive": "soft-mass:0.9"}
+    assert (method["inverse"], method["abandon"]) == (inverse, ours.get(preset, "zero-gradient"))
+    assert method["evidence"] == ("net" if preset in ("default", "net") else "positive")
+    assert method["anchor"] == ("activation" if preset in ("default", "net") else "origin")
+    assert method["feasible"] == (preset in ours)
     rules = {layer["tensor"]: layer["rule"] for layer in ended.json["layers"]}
     assert rules["deepen_relu"] == inverse
     value = flows(tmp_path / "out")["000:deepen_relu"]

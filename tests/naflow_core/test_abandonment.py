@@ -13,6 +13,7 @@ from naflow_core.abandonment import (
     EDGE,
     balanced_contribution_mass,
     contribution_mass,
+    graded_contribution_mass,
     soft_contribution_mass,
     zero_gradient,
 )
@@ -21,6 +22,7 @@ from support import replicas
 retained = jax.jit(contribution_mass)
 softly = jax.jit(soft_contribution_mass)
 balanced = jax.jit(balanced_contribution_mass)
+graded = jax.jit(graded_contribution_mass)
 SHAPE = (3, 2, 3, 4)
 
 
@@ -108,15 +110,38 @@ def test_the_soft_set_ramps_over_the_edge_of_the_hard_one(seed, levels, mass):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([3, 1000]), st.sampled_from([0.05, 0.5, 0.9, 1.0]))
-def test_either_side_keeps_its_own_mass(seed, levels, mass):
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([3, 1000]),
+    st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    st.sampled_from([(balanced, replicas.soft_set), (graded, replicas.graded_set)]),
+)
+def test_either_side_keeps_its_own_mass(seed, levels, mass, rule):
+    function, replica = rule
     activation, coefficients = tensors(seed, levels)
-    shares = np.asarray(balanced(activation, coefficients, mass))
+    shares = np.asarray(function(activation, coefficients, mass))
     for share, a, g in zip(shares, activation, coefficients, strict=True):
         expected = np.zeros(a.shape)
         for side in (1, -1):
-            expected += replicas.soft_set(np.maximum(side * a * g, 0), mass)
+            expected += replica(np.maximum(side * a * g, 0), mass)
         np.testing.assert_allclose(share, expected, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+def test_graded_shares_keep_the_order_of_what_is_not_abandoned(seed, one, other):
+    generator = np.random.default_rng(seed)
+    activation = generator.lognormal(0, 2, SHAPE).astype(np.float32)
+    coefficients = generator.normal(size=SHAPE).astype(np.float32)
+    less, more = sorted((one, other))
+    few, many = (np.asarray(graded(activation, coefficients, mass)) for mass in (less, more))
+    assert (many >= few * (1 - 1e-6)).all()  # a larger mass abandons nothing more
+    for share, push in zip(few, activation * coefficients, strict=True):
+        for side in (1, -1):
+            mine = side * push > 0
+            order = np.argsort(np.abs(push[mine]))
+            assert (np.diff(share[mine][order]) >= 0).all()
+            assert share[mine][order][-1] == pytest.approx(1, abs=1e-6)
 
 
 def test_soft_shares_change_as_little_as_the_contributions_do():
@@ -136,5 +161,5 @@ def test_soft_shares_do_not_depend_on_the_scale():
 
 def test_nothing_takes_part_where_nothing_contributes():
     zero = np.zeros((2, 3, 4, 4), np.float32)
-    for shares in (softly, balanced):
+    for shares in (softly, balanced, graded):
         assert not np.asarray(shares(zero, zero + 1, 0.9)).any()

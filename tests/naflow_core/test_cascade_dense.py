@@ -25,7 +25,12 @@ CASES = {
         anchor="relative", rows="active", feasible=True, damping=0.3, mass=0.9, balanced=True, net=True
     ),
     "feasible": Options(feasible=True, damping=0.2, mass=0.9),
-    "default": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
+    "default": Options(
+        rows="active", anchor="activation", feasible=True, damping=0.3, mass=0.9, graded=True, net=True
+    ),
+    "positive": Options(rows="active", feasible=True, damping=0.3, mass=0.9, soft=True),
+    "soft": Options(feasible=True, damping=0.3, mass=0.9, soft=True),
+    "graded": Options(feasible=True, damping=0.2, mass=0.6, graded=True),
     "net": Options(feasible=True, damping=0.2, mass=0.9, net=True),
     "balanced": Options(feasible=True, damping=0.2, mass=0.8, balanced=True),
     "soft, active rows": Options(rows="active", feasible=True, damping=0.2, mass=0.8, soft=True),
@@ -39,6 +44,7 @@ RUNS = [
     ("dense", "net"),
     ("inception", "relative"),
     ("squeeze-and-excitation", "relative, in range"),
+    *((name, "default") for name in ("inception", "squeeze-and-excitation", "dense")),
 ]
 
 
@@ -46,7 +52,7 @@ def method(options: Options) -> nf.Method:
     abandon = nf.Abandonment("zero-gradient")
     if options.mass is not None:
         rule = "mass-each" if options.each else "soft-mass" if options.soft else "mass"
-        rule = "balanced-mass" if options.balanced else rule
+        rule = "balanced-mass" if options.balanced else "graded-mass" if options.graded else rule
         abandon = nf.Abandonment(rule, options.mass)
     return nf.Method(
         rows=options.rows, abandon=abandon, feasible=options.feasible, anchor=options.anchor,

@@ -10,7 +10,7 @@ from naflow_core import cascade, explanation
 from support.blocks import network, picture
 
 
-@pytest.mark.parametrize("rule", ["zero-gradient", "soft-mass:0.9", "balanced-mass:0.9"])
+@pytest.mark.parametrize("rule", ["zero-gradient", "soft-mass:0.9", "balanced-mass:0.9", "graded-mass:0.9"])
 def test_layers_are_those_of_the_steps(rule, monkeypatch):
     """Tensors inside of a composite too, each of which starts from a tensor of its own."""
     model, x = nf.load(network("residual")), picture(1)

@@ -158,9 +158,10 @@ class Linearised:
             size = np.where(unit == 0, 1, np.abs(unit))
             low, high = np.maximum(low, 0) / size, np.where(unit == 0, np.inf, high / size)
             low = np.minimum(low, high)
-        right = right - a @ start
-        if right.any():  # damping is relative to the gain of the system
-            damping *= np.linalg.norm(a.T @ right) / np.linalg.norm(right)
+        whole, right = right, right - a @ start
+        whole = whole if whole.any() else right
+        if whole.any():  # damping is relative to the gain of the system
+            damping *= np.linalg.norm(a.T @ whole) / np.linalg.norm(whole)
         if np.isfinite(low).any() or np.isfinite(high).any():
             a = np.concatenate([a, damping * np.eye(a.shape[1])])
             right = np.concatenate([right, np.zeros(a.shape[1])])
@@ -189,6 +190,15 @@ def soft_set(contribution: np.ndarray, mass: float) -> np.ndarray:
         return np.zeros(contribution.shape)
     place = np.log2(np.maximum(contribution.astype(np.float64), 1e-300) / contribution[hard].min())
     return np.clip((place + 1) / 2, 0, 1)
+
+
+def graded_set(contribution: np.ndarray, mass: float) -> np.ndarray:
+    """Shares 0 to 1 of one picture: in proportion to the least of `smallest_set`, 0 below a 64th of it."""
+    hard = smallest_set(contribution, mass)
+    if not hard.any():
+        return np.zeros(contribution.shape)
+    share = contribution.astype(np.float64) / contribution[hard].min()
+    return np.where(share * 64 >= 1, np.minimum(share, 1), 0)
 
 
 def unpool(
@@ -226,8 +236,9 @@ class Options:
     """The options of the method that the dense cascade knows.
 
     `mass` None is the zero-gradient rule; `each` chooses the mass anew at every tensor, also before a Relu;
-    `soft` gives the set a soft edge; `balanced` makes it of two such sets, for the
-    target and against it; `net` lets evidence against the target count in the flows.
+    `soft` gives the set a soft edge; `balanced` makes it of two such sets, for the target and against it, and
+    `graded` of two sets that fade out in proportion; `net` lets evidence against the target count in the
+    flows.
     """
 
     rows: str = "retained"
@@ -239,6 +250,7 @@ class Options:
     damping: float = 0.0
     net: bool = False
     balanced: bool = False
+    graded: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,8 +299,9 @@ def cascade(
         if options.mass is not None and (mixed or options.each):
             choose = soft_set if options.soft else smallest_set
             pushes = values[name] * coefficients
-            if options.balanced:
-                share = sum(soft_set(np.maximum(side * pushes, 0), options.mass) for side in (1, -1))
+            if options.balanced or options.graded:
+                choose = graded_set if options.graded else soft_set
+                share = sum(choose(np.maximum(side * pushes, 0), options.mass) for side in (1, -1))
             else:
                 share = choose(np.abs(pushes), options.mass).astype(np.float64)
         upper = Layer(share * preimage, share * coefficients, share > 0, options.net)

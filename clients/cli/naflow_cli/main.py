@@ -167,12 +167,12 @@ def explain(
     output: Output = None,
     top_feature_map: Top = None,
     explained_input: Source = None,
-    preset: Annotated[str, typer.Option(help="default, net, paper or published-code.")] = "default",
+    preset: Annotated[str, typer.Option(help="default, net, positive, paper or published-code.")] = "default",
     inverse: Annotated[str | None, typer.Option(help="least-squares or activation.")] = None,
     rows: Annotated[str | None, typer.Option(help="Equations kept: retained, active or all.")] = None,
     weighting: Annotated[str | None, typer.Option(help="Of the equations: scaled or plain.")] = None,
     abandon: Annotated[
-        str | None, typer.Option(help="zero-gradient, or [soft-|balanced-]mass:RHO, or mass-each:RHO.")
+        str | None, typer.Option(help="zero-gradient, [soft-|balanced-|graded-]mass:RHO or mass-each:RHO.")
     ] = None,
     feasible: Annotated[
         bool | None, typer.Option("--feasible/--no-feasible", help="Keep preimages in their op's range.")

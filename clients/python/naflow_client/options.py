@@ -20,11 +20,12 @@ class ExplainOptions:
             `BankTarget`.
         labels: names of all classes, needed for a `target_class` by name.
         layers: "blocks", "spine", "nodes", one tensor name or several.
-        preset: "default", "net", "paper" or "published-code".
+        preset: "default", "net", "positive", "paper" or "published-code".
         inverse: "least-squares" or "activation".
         rows: equations that a solve keeps: "retained", "active" or "all".
         weighting: what an equation counts: "scaled" (by the constant scales behind the layer) or "plain".
-        abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO", "balanced-mass:RHO" or "mass-each:RHO".
+        abandon: "zero-gradient", "mass:RHO", "soft-mass:RHO", "balanced-mass:RHO", "graded-mass:RHO" or
+            "mass-each:RHO".
         feasible: keep preimages in the range of the operator that made them.
         anchor: "origin", "activation", "signed" or "relative".
         evidence: how channels make a flow: "positive" (each where it speaks for the target) or "net" (added

@@ -31,7 +31,7 @@ class Sample:
         score, probability: of that class, for the untouched picture.
         axes: of the input.
         seed: of the evaluation.
-        randomised: by number of blocks from the head down, the model with shuffled weights there.
+        depths: how many blocks from the head down `randomised` shuffles.
         twin: the model to compare maps with, if any.
         cache: what was computed for this picture and can be shared, by whatever key.
     """
@@ -43,7 +43,7 @@ class Sample:
     probability: float
     axes: Axes
     seed: int
-    randomised: Mapping[int, Subject] = field(default_factory=dict)
+    depths: tuple[int, ...] = ()
     twin: Subject | None = None
     cache: dict[object, object] = field(default_factory=dict)
 
@@ -60,6 +60,13 @@ class Sample:
     @functools.cached_property
     def _digest(self) -> str:
         return self.picture.digest
+
+    @functools.cached_property
+    def randomised(self) -> Mapping[int, Subject]:
+        """By depth, the model with shuffled weights down to there; shuffled anew for each picture, since a
+        single shuffling can be a lucky one."""
+        seed = int(self.random("weights").integers(2**31))
+        return {depth: self.subject.randomised(depth, seed) for depth in self.depths}
 
     def random(self, *labels: object) -> np.random.Generator:
         """A generator for one purpose on this picture."""

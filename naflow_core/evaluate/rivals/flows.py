@@ -39,5 +39,5 @@ def variant(name: str, method: Method) -> Rival:
     return REGISTRY.find("naflow").configured(name, method=method)
 
 
-for preset in ("net", "paper", "published-code"):
+for preset in ("net", "positive", "paper", "published-code"):
     REGISTRY.add(variant(preset, PRESETS[preset]))

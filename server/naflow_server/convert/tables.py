@@ -51,6 +51,7 @@ ABANDONMENTS = {
     me.ABANDONMENT_RULE_MASS_EACH: "mass-each",
     me.ABANDONMENT_RULE_SOFT_MASS: "soft-mass",
     me.ABANDONMENT_RULE_BALANCED_MASS: "balanced-mass",
+    me.ABANDONMENT_RULE_GRADED_MASS: "graded-mass",
 }
 COEFFICIENTS = {
     sim.COEFFICIENTS_UNSPECIFIED: "gradient",

@@ -56,6 +56,7 @@ class AbandonmentRule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ABANDONMENT_RULE_MASS_EACH: _ClassVar[AbandonmentRule]
     ABANDONMENT_RULE_SOFT_MASS: _ClassVar[AbandonmentRule]
     ABANDONMENT_RULE_BALANCED_MASS: _ClassVar[AbandonmentRule]
+    ABANDONMENT_RULE_GRADED_MASS: _ClassVar[AbandonmentRule]
 LAYER_SET_UNSPECIFIED: LayerSet
 LAYER_SET_BLOCKS: LayerSet
 LAYER_SET_SPINE: LayerSet
@@ -84,6 +85,7 @@ ABANDONMENT_RULE_MASS: AbandonmentRule
 ABANDONMENT_RULE_MASS_EACH: AbandonmentRule
 ABANDONMENT_RULE_SOFT_MASS: AbandonmentRule
 ABANDONMENT_RULE_BALANCED_MASS: AbandonmentRule
+ABANDONMENT_RULE_GRADED_MASS: AbandonmentRule
 
 class Target(_message.Message):
     __slots__ = ("class_target", "similarity_target", "prototype_target", "bank_target")
