@@ -45,7 +45,7 @@ from dataset import as_input, load_sources, scenes  # noqa: E402  (a folder of s
 METRICS = ("energy", "layer-deletion")
 RANDOMISED = "randomisation"
 SIGNIFICANT = 0.05
-PROBED = 12
+PROBED = 8
 """Pictures whose maps are made again with a shuffled head."""
 DIGITS = "digits_in_clutter"
 REAL = ("resnet20", "mobilenetv1_025_128_tf_logits", "squeezenet11", "mobilenetv2_050", "mobilenetv2_100")
@@ -97,18 +97,16 @@ def evidence() -> list[Any]:
         "activation": {"inverse": "activation"},
     }
     ways = {
-        "smallest": (("positive", soft), ("net", soft), ("net", balanced), ("net", graded)),
-        "relative": (("positive", soft), ("net", "balanced-mass:0.93")),
-        "nearest": (("positive", soft), ("net", balanced), ("net", graded), ("net", "graded-mass:0.8")),
-        "activation": (("positive", soft), ("net", soft), ("net", balanced), ("net", graded)),
+        "nearest": (("net", graded), ("net", "graded-mass:0.8"), ("net", balanced), ("positive", soft)),
+        "activation": (("net", graded), ("positive", soft)),
+        "smallest": (("positive", soft), ("net", balanced), ("net", graded)),
+        "relative": (("net", "balanced-mass:0.93"),),
     }
     found: list[Any] = []
     for inverse, kinds in ways.items():
         for kind, rule in kinds:
             options = {**inverses[inverse], "evidence": kind, "abandon": nf.Abandonment.parse(rule)}
-            found.append(
-                rivals.variant(f"{inverse}, {kind}, {rule}", nf.Method.preset("default", **options))
-            )
+            found.append(rivals.variant(f"{inverse}, {kind}, {rule}", nf.Method.preset("default", **options)))
     return [*found, *(rivals.find(name) for name in ("layer-cam", "hires-cam", "grad-cam", "random"))]
 
 

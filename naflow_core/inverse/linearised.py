@@ -13,7 +13,8 @@ proportion to what it was, and one that was 0 stays 0. Such a weighted minimum n
 
 Damping is relative: the Tikhonov parameter is `damping` times ||A^T b|| / ||b|| (A = M J, b = M r), the gain
 of the layer in the direction that matters, and the tolerance is relative to ||A^T b||, wherever the anchor
-is. So both mean the same for every layer, and do not change when all weights of one are multiplied by a number.
+is. So both mean the same for every layer, and do not change when all weights of one are multiplied by a
+number.
 """
 
 from __future__ import annotations
@@ -103,9 +104,7 @@ def invert_linearised(
     low, high = bounds
     bounded = size is not None or low > -jnp.inf or high < jnp.inf
     if matrix is not None and not bounded:
-        solution = least_squares_by_cells(
-            matrix, rows, forward, adjoint, right, **options
-        )
+        solution = least_squares_by_cells(matrix, rows, forward, adjoint, right, **options)
     elif not bounded or not unique:
         solution = least_squares(forward, adjoint, right, **iterated)
     if bounded:
@@ -118,7 +117,9 @@ def invert_linearised(
         begin = None
         if not unique:
             begin = jnp.clip(solution.x, *ends)
-        elif anchored or not low <= 0 <= high:
+        elif not (
+            anchored or low <= 0 <= high
+        ):  # no step from the anchor, which is in its own range, will do
             begin = jnp.clip(jnp.zeros_like(x0), *ends)
         solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **iterated)
     preimage = start + unit * (solution.x if size is None else size * solution.x)

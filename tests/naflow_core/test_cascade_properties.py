@@ -273,7 +273,8 @@ def test_no_input_gives_nan_or_inf(anchor, values, scale):
         assert np.isfinite(flow.diagnostics.conservation_gap).all()
 
 
-def test_depthwise_channels_are_solved_one_by_one():
+@pytest.mark.parametrize("anchor", ["origin", "activation"])
+def test_depthwise_channels_are_solved_one_by_one(anchor):
     """With damping and bounds, each channel as if it were alone; a dead one stays empty."""
     net = Net(2)
     net.add("Relu", ["x"], "r0")
@@ -283,7 +284,7 @@ def test_depthwise_channels_are_solved_one_by_one():
     net.add("Relu", ["c1"], "top")
     close_with_head(net, "top", 3)
     model, x = net.model(), picture(4)
-    method = nf.Method(damping=0.2, abandon=nf.Abandonment("zero-gradient"), **TIGHT)
+    method = nf.Method(damping=0.2, anchor=anchor, abandon=nf.Abandonment("mass", 0.8), **TIGHT)
     layers, values = states(model, x, method, np.ones((1, 3, 1, 1)))
     state = {layer.tensor: layer.state for layer in layers}
     linear = replicas.Linearised.of(
@@ -299,9 +300,11 @@ def test_depthwise_channels_are_solved_one_by_one():
             np.zeros((1, SIZE, SIZE)),
         )
         above = state["c1"]
+        rows = np.asarray(above.retained | (values["top"] > 0))[:, c]
         expected = own.preimage(
-            np.asarray(above.bpfm)[:, c], np.asarray(above.retained)[:, c], damping=0.2, bounds=(0.0, np.inf)
+            np.asarray(above.bpfm)[:, c], rows, damping=0.2, anchor=anchor, bounds=(0.0, np.inf)
         )
+        assert np.abs(expected - own.x0).max() > 0.1 * np.abs(own.x0).max()
         kept = np.asarray(state["r0"].retained)[:, c]
         np.testing.assert_allclose(
             np.asarray(state["r0"].bpfm)[:, c],
