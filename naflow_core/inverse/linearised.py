@@ -117,9 +117,7 @@ def invert_linearised(
         begin = None
         if not unique:
             begin = jnp.clip(solution.x, *ends)
-        elif not (
-            anchored or low <= 0 <= high
-        ):  # no step from the anchor, which is in its own range, will do
+        elif not (anchored or low <= 0 <= high):  # the anchor itself is in its range
             begin = jnp.clip(jnp.zeros_like(x0), *ends)
         solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **iterated)
     preimage = start + unit * (solution.x if size is None else size * solution.x)
