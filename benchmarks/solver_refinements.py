@@ -1,6 +1,6 @@
 """What refinements of the least-squares solver would gain, segment by segment on real cascades.
 
-    python benchmarks/solver_refinements.py [--networks digits SqueezeNet ...] [--settings default paper ...]
+    python benchmarks/solver_refinements.py [--networks digits SqueezeNet ...] [--settings positive paper ...]
                                             [--size 112] [--tensors NAME ...] [--repeats 3] [--json FILE]
 
 Nothing of this is in the solver. Every variant solves the very systems of the cascade, to the same relative
@@ -61,10 +61,9 @@ from dataset import as_input  # noqa: E402  (a folder of scripts, not a package)
 
 Array = Any
 SETTINGS = {
-    "default": nf.Method(),
-    "paper": nf.Method.preset("paper"),
-    "retained": nf.Method(rows="retained"),
-    "all": nf.Method(rows="all"),
+    **{name: nf.PRESETS[name] for name in ("positive", "paper")},
+    "retained": nf.Method.preset("positive", rows="retained"),
+    "all": nf.Method.preset("positive", rows="all"),
 }
 NETWORKS = ("digits", *LIGHT, *TRAINED)
 USUAL = ("digits", "SqueezeNet", "ResNet-50", *TRAINED)

@@ -64,7 +64,7 @@ def invert_linearised(
         x0: forward activation at the input, [N, ...].
         y: back-propagated feature map at the output, [N, ...].
         rows: shape of y: weight of each equation, 0 for those that are not kept.
-        bounds: the preimage stays in this interval; infinite ends for none.
+        bounds: the preimage stays in this interval, in which x0 lies; infinite ends for none.
         anchor: "origin", "activation" or "relative", see above.
         unique: whether `damping` is positive, so that a solve with bounds has one minimiser wherever it
             starts. Otherwise it starts from the clipped solution without bounds.

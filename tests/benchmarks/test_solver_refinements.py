@@ -22,14 +22,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("refinements") / "out.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refinements.nf, "drop_programs", lambda: None)
-        given = ["--networks", "digits", "--settings", "default", "--repeats", "1"]
+        given = ["--networks", "digits", "--settings", "positive", "--repeats", "1"]
         refinements.main([*given, "--tensors", CONVOLUTION, BLOCK, "--json", str(out)])
     return json.loads(out.read_text())
 
 
 def test_every_table_has_its_row(found: dict[str, Any]) -> None:
     (row,) = found["rows"]
-    assert (row["network"], row["setting"], row["solves"]) == ("digits", "default", 2)
+    assert (row["network"], row["setting"], row["solves"]) == ("digits", "positive", 2)
     assert {name: len(rows) for name, rows in found["tables"].items()} == {
         "diagonal": 1, "Fourier": 1, "blocks": 1, "cells": 0, "ahead": 1
     }  # fmt: skip

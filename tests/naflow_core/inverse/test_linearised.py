@@ -100,11 +100,11 @@ def test_feasible_least_squares_of_a_block_is_the_bounded_dense_solve(name):
 
 def test_feasible_and_anchored_solve_stays_in_the_bounds_of_the_sum():
     case = block("residual")
-    bounds = (0.0, 0.8)
+    bounds = tuple(float(end(np.float32(case.dense.x0))) for end in (np.min, np.max))
     ours = case.ours(case.rows, 0.3, bounds=bounds, anchor="activation")
     close(ours.x, case.dense.preimage(case.y, case.rows, damping=0.3, bounds=bounds, anchor="activation"))
-    assert ours.x.min() >= 0
-    assert ours.x.max() <= np.float32(0.8)
+    assert bounds[0] == ours.x.min()  # some neurons are at an end
+    assert ours.x.max() <= np.float32(bounds[1])
 
 
 def test_no_rows_give_no_preimage_or_the_anchor_itself():

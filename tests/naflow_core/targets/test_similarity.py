@@ -59,7 +59,7 @@ def test_flow_at_the_top_is_made_of_these_coefficients() -> None:
     model, _ = network("neck")
     target = nf.SimilarityTarget(pictures(2, seed=1))
     _, t, G, explanation = aimed(model, pictures(2), target)
-    method = nf.Method(abandon=nf.Abandonment("zero-gradient"))
+    method = nf.Method(abandon=nf.Abandonment("zero-gradient"), evidence="positive")
     (flow,) = model.explain(pictures(2), target, layers=TOP, method=method)
     np.testing.assert_allclose(
         flow.map, np.maximum(t * G, 0).sum(axis=1), rtol=1e-3, atol=1e-4 * flow.map.max()
