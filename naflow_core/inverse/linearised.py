@@ -36,6 +36,9 @@ from naflow_core.solve import (
 
 Array = Any
 
+FAINT = 1024.0
+"""How much larger than its right-hand side the step from the anchor may be before it is what counts."""
+
 
 class LinearisedInverse(NamedTuple):
     """The preimage, and the affine offset r_0 = f(x0) - J x0 that the conservation check needs."""
@@ -91,8 +94,9 @@ def invert_linearised(
     start, reference = jnp.zeros_like(x0), None
     if anchored:
         away = right - rows * image
-        # where nothing is to be explained, the way from the anchor to nothing is all there is
-        reference = jnp.where(_largest(right, systems) > 0, right, away)
+        # where next to nothing is to be explained, float32 cannot tell it from the way back from the anchor
+        faint = _largest(right, systems) * FAINT <= _largest(away, systems)
+        reference = jnp.where(faint, away, right)
         start, right = x0, away
     # the solver squares its values, which leaves float32's range long before they do
     unit = _unit(right if reference is None else reference, systems)

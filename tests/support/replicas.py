@@ -159,7 +159,8 @@ class Linearised:
             low, high = np.maximum(low, 0) / size, np.where(unit == 0, np.inf, high / size)
             low = np.minimum(low, high)
         whole, right = right, right - a @ start
-        whole = whole if whole.any() else right
+        if 1024 * np.abs(whole).max(initial=0) <= np.abs(right).max(initial=0):
+            whole = right
         if whole.any():  # damping is relative to the gain of the system
             damping *= np.linalg.norm(a.T @ whole) / np.linalg.norm(whole)
         if np.isfinite(low).any() or np.isfinite(high).any():

@@ -47,10 +47,11 @@ class Block:
         self.rows = generator.random(self.dense.y0.shape) < 0.5
         self.y = np.where(self.rows, self.dense.y0 + generator.normal(size=self.dense.y0.shape) * 0.2, 0)
 
-    def ours(self, rows, damping, *, anchor="origin", bounds=REALS):
+    def ours(self, rows, damping, *, anchor="origin", bounds=REALS, y=None):
         solved = solve(
             self.segment.subprogram, bounds, anchor, damping > 0, self.segment.systems,
-            jnp.asarray(self.dense.x0, jnp.float32), self.operands, jnp.asarray(self.y, jnp.float32),
+            jnp.asarray(self.dense.x0, jnp.float32), self.operands,
+            jnp.asarray(self.y if y is None else y, jnp.float32),
             jnp.asarray(rows, jnp.float32), damping,
         )  # fmt: skip
         np.testing.assert_allclose(solved.offset.reshape(-1), self.dense.offset, atol=2e-5)
@@ -105,6 +106,16 @@ def test_feasible_and_anchored_solve_stays_in_the_bounds_of_the_sum():
     close(ours.x, case.dense.preimage(case.y, case.rows, damping=0.3, bounds=bounds, anchor="activation"))
     assert bounds[0] == ours.x.min()  # some neurons are at an end
     assert ours.x.max() <= np.float32(bounds[1])
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-9])
+def test_next_to_nothing_is_reached_from_the_anchor(size):
+    """The step from the anchor is far larger than what is to be explained: it converges, without overflow."""
+    case = block("residual")
+    y = case.dense.offset.reshape(case.y.shape) + size * case.y
+    ours = case.ours(np.ones_like(case.rows), 0.3, anchor="activation", y=y)
+    close(ours.x, case.dense.preimage(y, np.ones_like(case.rows), damping=0.3, anchor="activation"))
+    assert ours.converged.all()
 
 
 def test_no_rows_give_no_preimage_or_the_anchor_itself():
