@@ -67,12 +67,13 @@ def solving(
 
 def preconditioned(
     variant: str, site: Site, forward: Any, adjoint: Any, b: Array, *, damping: Array, relative: bool,
-    stopping: Stopping, systems: tuple[int, ...],
+    reference: Array | None, stopping: Stopping, systems: tuple[int, ...],
 ) -> Solution:  # fmt: skip
     """`least_squares` with a preconditioner, and the stopping rule of the solver without one."""
-    begin = adjoint(b)
+    whole = b if reference is None else reference
+    begin = adjoint(whole)
     initial2 = squared_norm(begin, systems)
-    damping2 = damping**2 * (ratio(initial2, squared_norm(b, systems)) if relative else 1)
+    damping2 = damping**2 * (ratio(initial2, squared_norm(whole, systems)) if relative else 1)
     apply = PRECONDITIONERS[variant](site, systems, damping2)
 
     def step(state: Any) -> Any:
@@ -98,11 +99,12 @@ def preconditioned(
 
 def scaled_with_bounds(
     site: Site, forward: Any, adjoint: Any, b: Array, low: Array, high: Array, *, start: Array | None,
-    damping: Array, relative: bool, stopping: Stopping, systems: tuple[int, ...],
+    damping: Array, relative: bool, reference: Array | None, stopping: Stopping, systems: tuple[int, ...],
 ) -> Solution:  # fmt: skip
     """`bounded_least_squares` in the variables x / scale, with the stopping rule it has in x."""
-    begin = adjoint(b)
-    initial2, unit = squared_norm(begin, systems), squared_norm(b, systems)
+    whole = b if reference is None else reference
+    begin = adjoint(whole)
+    initial2, unit = squared_norm(begin, systems), squared_norm(whole, systems)
     damping2 = damping**2 * (ratio(initial2, unit) if relative else 1)
     scale = jax.lax.rsqrt(jnp.maximum(columns(site) + damping2, TINY))
     z = jnp.zeros_like(begin) if start is None else start / scale
