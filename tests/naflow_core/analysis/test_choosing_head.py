@@ -58,9 +58,8 @@ def test_places_are_held_and_do_not_close_the_spine() -> None:
     assert plan.segments[-1].operands == ("places",)
     x = floats(*SHAPE)
     assert model.verify(x).ok
-    explanation = model.explain(
-        x, layers=["r", "p", "u"], method=nf.Method(abandon=nf.Abandonment("zero-gradient"))
-    )
+    method = nf.Method(abandon=nf.Abandonment("zero-gradient"), evidence="positive")
+    explanation = model.explain(x, layers=["r", "p", "u"], method=method)
     assert explanation.prediction.scores.shape == (2, 4)
     flows = {layer.tensor: layer.map for layer in explanation}
     assert all(np.isfinite(flow).all() and flow.any() for flow in flows.values())
