@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS, metavar="PRESET")
+    parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=nf.PRESETS, metavar="PRESET")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--segments", action="store_true", help="print the split by segment too")
