@@ -29,7 +29,7 @@ def test_measures_are_marked_as_they_are_registered() -> None:
     assert {name for name, mark in listed if mark} == {m.name for m in METRICS if m.faithfulness}
 
 
-@pytest.mark.parametrize(("start", "better"), [("`road` *", "higher"), ("`deletion-layer-mask`", "lower")])
+@pytest.mark.parametrize(("start", "better"), [("`road` *", "higher"), ("`deletion-layer-mask` *", "lower")])
 def test_directions(start: str, better: str) -> None:
     assert row(start).split("|")[0].strip() == better
     assert METRICS[start.strip("`* ")].better == better

@@ -129,10 +129,10 @@ def _masked(shown: Shown, *, insert: bool) -> Outcome:
     "deletion-layer-mask",
     "probability while the strongest pixels are kept from every layer, so that no edge of a mask is seen",
     better="lower",
+    faithfulness=True,
 )
 def deletion_layer_mask(shown: Shown) -> Outcome:
-    """Area below the deletion curve under layer masking, up to the last share. A compact map in the middle of
-    the picture, where objects are, can win it: what is filled from around hides a single gap best."""
+    """Area below the deletion curve under layer masking, up to the last share."""
     return _masked(shown, insert=False)
 
 
@@ -140,6 +140,7 @@ def deletion_layer_mask(shown: Shown) -> Outcome:
     "insertion-layer-mask",
     "probability while every layer is given the strongest pixels only",
     better="higher",
+    faithfulness=True,
     default=False,
 )
 def insertion_layer_mask(shown: Shown) -> Outcome:
