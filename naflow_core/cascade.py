@@ -323,8 +323,7 @@ def exact(preimage: Array, gradient: Array) -> Inverted:
     return Inverted(preimage, gradient, None, zeros.astype(jnp.int32), zeros, zeros == 0)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def abandon(
+def _abandon(
     rule: str,
     evidence: str,
     layout: Layout | None,
@@ -344,6 +343,11 @@ def abandon(
         state = State(jnp.where(retained, preimage, 0), jnp.where(retained, gradient, 0), retained)
     flow, total = _flow(state, layout, evidence), _sum(preimage * gradient)
     return Abandoned(state, flow, _fraction(retained), total)
+
+
+abandon = jax.jit(_abandon, static_argnums=(0, 1, 2))
+_abandon_in_place = jax.jit(_abandon, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+"""The same in the memory of preimage and gradient, which are gone then."""
 
 
 def _on(activation: Array | None, interval: Interval, order: tuple[int, ...]) -> Array:
@@ -408,7 +412,8 @@ def _finish(
     inverted: Inverted,
     began: float,
 ) -> tuple[State, Running]:
-    abandoned = abandon(
+    # at the top, preimage and activation are one array
+    abandoned = (abandon if segment is None else _abandon_in_place)(
         retaining(method, segment),
         method.evidence,
         plan.layouts.get(tensor),
