@@ -22,7 +22,7 @@ class LayerDiagnostics:
         retained_fraction: share of the tensor's neurons that are retained.
         iterations: of the least-squares solve (0 for exact rules).
         relative_residual: of its normal equations.
-        converged: whether that is within the tolerance.
+        converged: whether that is within the tolerance, or the map stood still (`Method.map_change`).
         conservation_gap: relative difference of sum(B G) across the step (METHOD, property 4).
         seconds: wall time of the step, compilation included when it is the first of its kind.
     """

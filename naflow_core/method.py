@@ -92,6 +92,8 @@ class Method:
         damping: Tikhonov parameter of each solve, relative to the layer's own gain (scale-free).
         tolerance: relative residual of the normal equations at which a solve stops.
         max_iterations: cap for each solve.
+        map_change: a solve also stops once its residual is at most ten times the tolerance and every cell of
+            the layer's map, scaled to 0..1, moved by less than this in an iteration; 0: only by the residual.
     """
 
     inverse: Inverse = "least-squares"
@@ -104,6 +106,7 @@ class Method:
     damping: float = 0.3
     tolerance: float = 1e-3
     max_iterations: int = 200
+    map_change: float = 0.0
 
     def __post_init__(self) -> None:
         names = (
@@ -124,6 +127,9 @@ class Method:
             raise OptionError(f"tolerance {self.tolerance} must lie between 0 and 1", hint="default 1e-3")
         if not (_finite(self.max_iterations) and 1 <= self.max_iterations <= 100_000):
             raise OptionError(f"max_iterations {self.max_iterations} must lie between 1 and 100000")
+
+        if not (_finite(self.map_change) and 0 <= self.map_change < 1):
+            raise OptionError(f"map_change {self.map_change} must be at least 0 and less than 1")
 
     @classmethod
     def preset(cls, name: str, *, quality: str | None = None, **changes: Any) -> Method:
@@ -154,12 +160,12 @@ class Method:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Method:
         """Inverse of `to_dict`. What was written before there was a weighting was computed with "scaled", and
-        before there was a choice of evidence with "positive".
+        before there was a choice of evidence with "positive"; nothing watched the map.
 
         Raises:
             OptionError: an unknown or missing option.
         """
-        options = {"weighting": "scaled", "evidence": "positive", **options}
+        options = {"weighting": "scaled", "evidence": "positive", "map_change": 0.0, **options}
         known = {f.name for f in dataclasses.fields(cls)}
         if set(options) != known:
             wrong = ", ".join(sorted(set(options) ^ known))

@@ -23,7 +23,7 @@ from naflow_core.evaluate.summary import Row, Values, best, summarised
 from naflow_core.explainer import Model
 
 METHODS = (
-    "naflow", "published-code", "grad-cam", "layer-cam", "hires-cam", "gradient-x-input",
+    "naflow", "published-code", "grad-cam", "layer-cam", "hires-cam", "gradient-x-input", "occlusion",
     "random", "centre", "edges", "empty",
 )  # fmt: skip
 FIRST = "naflow"

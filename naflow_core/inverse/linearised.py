@@ -29,6 +29,7 @@ from naflow_core.ops.registry import Interval
 from naflow_core.solve import (
     Solution,
     Stopping,
+    View,
     bounded_least_squares,
     least_squares,
     least_squares_by_cells,
@@ -58,6 +59,7 @@ def invert_linearised(
     unique: bool,
     damping: Array | float,
     stopping: Stopping,
+    view: View | None = None,
     systems: tuple[int, ...] = (0,),
     matrix: Array | None = None,
 ) -> LinearisedInverse:
@@ -71,6 +73,7 @@ def invert_linearised(
         anchor: "origin", "activation" or "relative", see above.
         unique: whether `damping` is positive, so that a solve with bounds has one minimiser wherever it
             starts. Otherwise it starts from the clipped solution without bounds.
+        view: from a preimage to the map that `stopping` watches, if any.
         systems: axes that number independent systems (batch; channels too for depthwise layers).
         matrix: [O, I], where the Jacobian multiplies the channels of each cell by it, and a solve without
             bounds is to be made cell by cell.
@@ -104,7 +107,12 @@ def invert_linearised(
     reference = None if reference is None else reference / unit
     unit = unit.reshape(_per_system(x0, systems))
     options: dict[str, Any] = {"damping": damping, "reference": reference, "stopping": stopping}
-    iterated: dict[str, Any] = {**options, "relative": True, "systems": systems}
+
+    def preimage_of(unknowns: Array) -> Array:
+        return start + unit * (unknowns if size is None else size * unknowns)
+
+    watched = None if view is None else lambda unknowns: view(preimage_of(unknowns))
+    iterated: dict[str, Any] = {**options, "relative": True, "view": watched, "systems": systems}
     low, high = bounds
     bounded = size is not None or low > -jnp.inf or high < jnp.inf
     if matrix is not None and not bounded:
@@ -124,7 +132,7 @@ def invert_linearised(
         elif not (anchored or low <= 0 <= high):  # the anchor itself is in its range
             begin = jnp.clip(jnp.zeros_like(x0), *ends)
         solution = bounded_least_squares(forward, adjoint, right, *ends, start=begin, **iterated)
-    preimage = start + unit * (solution.x if size is None else size * solution.x)
+    preimage = preimage_of(solution.x)
     preimage = jnp.clip(preimage, low, high) if bounded else preimage
     return LinearisedInverse(solution._replace(x=preimage), offset)
 

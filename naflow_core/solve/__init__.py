@@ -4,8 +4,9 @@ from naflow_core.solve.cells import least_squares_by_cells
 from naflow_core.solve.least_squares import (
     Solution,
     Stopping,
+    View,
     bounded_least_squares,
     least_squares,
 )
 
-__all__ = ["Solution", "Stopping", "bounded_least_squares", "least_squares", "least_squares_by_cells"]
+__all__ = ["Solution", "Stopping", "View", "bounded_least_squares", "least_squares", "least_squares_by_cells"]

@@ -23,8 +23,13 @@ import jax.numpy as jnp
 
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
+LOOSEST = 10.0
+"""How many times the tolerance the residual may be where a map that stands still ends a solve."""
+
 Array = Any
 LinearMap = Callable[[Array], Array]
+View = Callable[[Array], Array]
+"""From the unknowns to the map that they make, [N, ...]."""
 
 
 class Solution(NamedTuple):
@@ -35,7 +40,7 @@ class Solution(NamedTuple):
         iterations: [N] steps taken, per picture; each applies A and its transpose once.
         relative_residual: [N] norm of the (projected) gradient over its norm at x = 0 (or over that of a
             given reference): the relative residual of the normal equations.
-        converged: [N] whether that is at most the tolerance.
+        converged: [N] whether that is at most the tolerance, or the map stood still (see `Stopping`).
     """
 
     x: Array
@@ -45,10 +50,18 @@ class Solution(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """When to stop: relative residual of the normal equations, and a cap on iterations."""
+    """When to stop.
+
+    Attributes:
+        tolerance: relative residual of the normal equations at which a system stops.
+        max_iterations: cap for each.
+        map_change: where a map is watched, a picture also stops once the residual is at most `LOOSEST` times
+            the tolerance and every cell of the map, scaled to 0..1, moved by less than this in an iteration.
+    """
 
     tolerance: Array | float = 1e-3
     max_iterations: Array | int = 100
+    map_change: Array | float = 0.0
 
 
 class _Progress(NamedTuple):
@@ -58,6 +71,9 @@ class _Progress(NamedTuple):
         norm2: squared norm of the (projected) gradient.
         initial2: the same at x = 0, or of the reference.
         iterations, active: of each system.
+        settled: whether it stopped because the map stood still.
+        seen: the map of the iteration before, scaled to 0..1; infinite where nobody looked, None where none
+            is watched.
         count: of iterations, the largest of all.
     """
 
@@ -65,30 +81,42 @@ class _Progress(NamedTuple):
     initial2: Array
     iterations: Array
     active: Array
+    settled: Array
+    seen: Array | None
     count: Array
 
     @classmethod
-    def none(cls, like: Array, systems: tuple[int, ...]) -> _Progress:
+    def none(cls, like: Array, systems: tuple[int, ...], view: View | None) -> _Progress:
         """Before the first iteration; `initial2` of 0: it is what that one measures."""
         zero = jnp.zeros([n if axis in systems else 1 for axis, n in enumerate(like.shape)], like.dtype)
-        return cls(zero, zero, zero.astype(jnp.int32), zero == 0, jnp.int32(0))
+        seen = None if view is None else jax.eval_shape(view, like)
+        seen = None if seen is None else jnp.full(seen.shape, jnp.inf, seen.dtype)
+        return cls(zero, zero, zero.astype(jnp.int32), zero == 0, zero != 0, seen, jnp.int32(0))
 
     def reference(self, norm2: Array) -> Array:
         """`initial2`, when an iteration measures this."""
         return jnp.where((self.count == 0) & (self.initial2 == 0), norm2, self.initial2)
 
-    def measured(self, norm2: Array, stopping: Stopping) -> _Progress:
-        """With the gradient of this iteration: who goes on."""
+    def measured(self, norm2: Array, stopping: Stopping, x: Array, view: View | None) -> _Progress:
+        """With the gradient of this iteration, measured at x: who goes on."""
         initial2 = self.reference(norm2)
         norm2 = jnp.where(self.active, norm2, self.norm2)
         active = self.active & (norm2 > stopping.tolerance**2 * initial2)
-        active = active & (self.count < stopping.max_iterations)
-        return _Progress(norm2, initial2, self.iterations + active, active, self.count + 1)
+        settled, seen = self.settled, self.seen
+        if view is not None and seen is not None:
+            loose = stopping.tolerance * LOOSEST
+            near = _per_picture(norm2) <= loose**2 * _per_picture(initial2)
+            seen = _looked(near, x, view, seen)
+            change = jnp.max(jnp.abs(seen - self.seen).reshape(len(near), -1), axis=1)
+            still = near & (change < stopping.map_change)
+            settled = settled | (active & still.reshape(-1, *[1] * (active.ndim - 1)))
+        active = active & ~settled & (self.count < stopping.max_iterations)
+        return _Progress(norm2, initial2, self.iterations + active, active, settled, seen, self.count + 1)
 
     def solution(self, x: Array, stopping: Stopping) -> Solution:
         """The result, with the systems of a picture put together."""
         relative = jnp.sqrt(ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
-        done = self.norm2 <= stopping.tolerance**2 * self.initial2
+        done = (self.norm2 <= stopping.tolerance**2 * self.initial2) | self.settled
         done, counts = (a.reshape(len(relative), -1) for a in (done, self.iterations))
         return Solution(x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative))
 
@@ -116,6 +144,19 @@ def _for_output(scalars: Array, rank: int) -> Array:
 
 def _per_picture(scalars: Array) -> Array:
     return jnp.sum(scalars.reshape(scalars.shape[0], -1), axis=1)
+
+
+def _looked(near: Array, x: Array, view: View, seen: Array) -> Array:
+    """The maps of the pictures that are `near` [N], scaled to 0..1; infinite for the others."""
+    nothing = jnp.full_like(seen, jnp.inf)
+
+    def look(x: Array) -> Array:
+        maps = view(x)
+        axes = tuple(range(1, maps.ndim))
+        low, high = (end(maps, axis=axes, keepdims=True) for end in (jnp.min, jnp.max))
+        return jnp.where(near.reshape(low.shape), ratio(maps - low, high - low), nothing)
+
+    return jax.lax.cond(jnp.any(near), look, lambda _: nothing, x)
 
 
 class _Damping(NamedTuple):
@@ -156,6 +197,7 @@ def least_squares(
     relative: bool = False,
     reference: Array | None = None,
     stopping: Stopping = Stopping(),
+    view: View | None = None,
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
     """argmin ||A x - b||^2 + damping^2 ||x||^2; the one of minimum norm, since the start is x = 0.
@@ -166,10 +208,11 @@ def least_squares(
         damping: Tikhonov parameter as in SciPy's `lsmr`; a scalar, or one per system shaped to multiply x.
         relative: `damping` is in units of ||A^T c|| / ||c||, the gain of A in the direction that matters.
         reference: that c, and the tolerance is relative to ||A^T c||; b when None.
+        view: the map to watch; None: the residual alone says when to stop.
         systems: axes that number independent systems in the unknowns and in b alike.
     """
     x = _origin(adjoint, b)
-    progress = _Progress.none(x, systems)
+    progress = _Progress.none(x, systems, view)
     if reference is not None:
         progress = progress._replace(initial2=squared_norm(adjoint(reference), systems))
     damped = _Damping.of(damping, relative, b if reference is None else reference, progress, systems)
@@ -181,7 +224,7 @@ def least_squares(
         before, x, residual, direction = state
         # in the first iteration x = 0, and the damping follows from what is measured there
         gradient = adjoint(residual) - damped.squared(before.initial2) * x
-        progress = before.measured(_dot(gradient, gradient, systems), stopping)
+        progress = before.measured(_dot(gradient, gradient, systems), stopping, x, view)
         direction = gradient + ratio(progress.norm2, before.norm2) * direction
         image = forward(direction)
         curvature = _dot(image, image, systems).reshape(progress.norm2.shape)
@@ -223,6 +266,7 @@ def bounded_least_squares(
     relative: bool = False,
     reference: Array | None = None,
     stopping: Stopping = Stopping(),
+    view: View | None = None,
     systems: tuple[int, ...] = (0,),
 ) -> Solution:
     """argmin ||A x - b||^2 + damping^2 ||x||^2 with low <= x <= high.
@@ -232,11 +276,11 @@ def bounded_least_squares(
     Args:
         low, high: scalars or arrays shaped like the unknowns, with low <= high; infinite where there is none.
         start: between the bounds; 0, which must be there too, when None.
-        damping, relative, reference, systems: as in `least_squares`.
+        damping, relative, reference, view, systems: as in `least_squares`.
     """
     x, residual = _origin(adjoint, b), b
     whole = b if reference is None else reference
-    progress = _Progress.none(x, systems)
+    progress = _Progress.none(x, systems, view)
     if start is not None or reference is not None:
         progress = progress._replace(initial2=squared_norm(adjoint(whole), systems))
     damped = _Damping.of(damping, relative, whole, progress, systems)
@@ -263,7 +307,7 @@ def bounded_least_squares(
         free = (at.x - jnp.clip(at.x - length * gradient, low, high)) / jnp.maximum(length, TINY)
         free2 = _dot(free, free, systems)
         first = (before.count == 0) & (before.initial2 == 0)
-        progress = before.measured(jnp.where(first, square, free2), stopping)
+        progress = before.measured(jnp.where(first, square, free2), stopping, at.x, view)
         growth = ratio(free2 - _dot(free, at.gradient, systems), before.norm2)
         direction = free + jnp.maximum(growth, 0) * at.direction
         reached = jnp.clip(at.x - length * direction, low, high)

@@ -221,6 +221,7 @@ OPTIONS = {
     "no number": (("--tolerance", "small"), "--tolerance"),
     "damping": (("--damping", "-1"), ">= 0"),
     "iterations": (("--max-iterations", "0"), "max_iterations"),
+    "map change": (("--map-change", "-0.1"), "map_change"),
     "weighting": (("--weighting", "heavy"), "scaled, plain"),
     "evidence": (("--evidence", "none"), "positive, net"),
     "quality": (("--quality", "best"), "draft, standard, exact"),

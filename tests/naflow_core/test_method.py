@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from support.blocks import Net
 from support.onnx_graphs import make_model
 from support.replicas import Function, Linearised
 
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits_in_clutter" / "digits_in_clutter.onnx"
 SIZE = 5
 SCALE = np.float32([3, 0.2, -1, 0.5])
 
@@ -66,6 +69,8 @@ def test_options_written_before_there_was_a_choice_mean_what_they_meant():
     assert nf.Method.from_dict(written) == nf.Method.preset("paper", weighting="scaled", evidence="net")
     del written["evidence"]
     assert nf.Method.from_dict(written) == nf.Method.preset("paper", weighting="scaled", evidence="positive")
+    del written["map_change"]
+    assert nf.Method.from_dict(written).map_change == 0
     with pytest.raises(nf.OptionError, match="do not match: rows"):
         nf.Method.from_dict({key: value for key, value in written.items() if key != "rows"})
 
@@ -90,6 +95,9 @@ def test_a_quality_is_a_name_for_a_tolerance(preset):
         ({"quality": "draft", "tolerance": 1e-3}, "exclude each other"),
         ({"weighting": "heavy"}, "one of scaled, plain"),
         ({"evidence": "none"}, "one of positive, net"),
+        ({"map_change": -1e-3}, "at least 0"),
+        ({"map_change": 1.0}, "less than 1"),
+        ({"map_change": float("nan")}, "at least 0"),
     ],
     ids=str,
 )
@@ -119,3 +127,34 @@ def test_a_better_quality_is_nearer_to_the_answer():
     assert iterations == sorted(set(iterations))
     assert gaps[0] > gaps[2]
     assert gaps[2] < 1e-4 * best.max()
+
+
+def test_watching_the_map_saves_iterations_and_keeps_it():
+    """On the bundled network, two pictures together: each as alone, and within a hundredth of the converged
+    map at every layer."""
+    model = nf.load(DIGITS)
+    x = np.random.default_rng(3).uniform(-1, 1, (2, 1, 64, 64)).astype(np.float32)
+
+    def run(pictures, **options):
+        method = nf.Method.preset("default", **options)
+        return model.explain(pictures, nf.ClassTarget(3), method=method, layers="spine").collect().flows
+
+    best = run(x, quality="exact")
+    by_residual = run(x)
+    watched = run(x, map_change=1e-3)
+    alone = run(x[1:], map_change=1e-3)
+    taken = [sum(flow.diagnostics.iterations for flow in flows) for flows in (watched, by_residual)]
+    assert (taken[0] < taken[1]).all()
+    assert any((flow.diagnostics.relative_residual > 1e-3).any() for flow in watched)
+    for ours, single, converged in zip(watched, alone, best, strict=True):
+        assert ours.diagnostics.converged.all()
+        assert (ours.diagnostics.relative_residual <= 1e-2).all()
+        assert ours.diagnostics.iterations[1] == single.diagnostics.iterations[0]
+        for found, wanted in zip(scaled(ours.map), scaled(converged.map), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=0.01)
+
+
+def scaled(maps):
+    axes = tuple(range(1, maps.ndim))
+    low, high = maps.min(axis=axes, keepdims=True), maps.max(axis=axes, keepdims=True)
+    return (maps - low) / np.where(high > low, high - low, 1)

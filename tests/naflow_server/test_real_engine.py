@@ -112,6 +112,7 @@ def test_every_option_of_the_method_arrives(stub: Stubs, folder: Path) -> None:
         damping=0.25,
         tolerance=1e-2,
         max_iterations=17,
+        map_change=0.001,
     )
     target = me.Target(class_target=me.ClassTarget(class_index=1))
     events = explain(stub, request(picture(1), "residual", method=method, target=target))
@@ -126,6 +127,7 @@ def test_every_option_of_the_method_arrives(stub: Stubs, folder: Path) -> None:
         damping=0.25,
         tolerance=1e-2,
         max_iterations=17,
+        map_change=0.001,
     )
     model = nf.load(folder / "residual" / "1" / "model.onnx")
     assert_same(events, model.explain(picture(1), nf.ClassTarget(1), method=own).collect())

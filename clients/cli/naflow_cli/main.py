@@ -183,6 +183,9 @@ def explain(
     quality: Annotated[str | None, typer.Option(help="A tolerance: draft, standard or exact.")] = None,
     tolerance: Annotated[float | None, typer.Option(help="Relative residual at which a solve stops.")] = None,
     max_iterations: Annotated[int | None, typer.Option(help="Cap for each solve.")] = None,
+    map_change: Annotated[
+        float | None, typer.Option(help="Movement of the map below which a solve may stop earlier.")
+    ] = None,
     preprocess: Annotated[str | None, typer.Option(help="imagenet, unit, raw or FILE.json.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Text file with one class name per line.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures that go through the model together.")] = 1,
@@ -221,6 +224,7 @@ def explain(
         "damping": damping,
         "tolerance": tolerance,
         "max_iterations": max_iterations,
+        "map_change": map_change,
     }
     if out is None:
         raise typer.BadParameter("--out is missing; name a folder for the results")

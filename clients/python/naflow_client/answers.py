@@ -156,7 +156,7 @@ class LayerDiagnostics:
         retained_fraction: share of the tensor's neurons that are retained.
         iterations: of the least-squares solve (0 for exact rules).
         relative_residual: of its normal equations.
-        converged: whether that is within the tolerance.
+        converged: whether that is within the tolerance, or the map stood still (`map_change`).
         conservation_gap: relative difference of what the method conserves across the step.
         seconds: wall time of the step on the server.
     """

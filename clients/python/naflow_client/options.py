@@ -33,6 +33,7 @@ class ExplainOptions:
         damping: Tikhonov parameter, >= 0.
         tolerance: relative residual at which a solve stops, between 0 and 1.
         max_iterations: cap for each solve.
+        map_change: movement of the map, scaled to 0..1, below which a solve may stop earlier; 0: never.
         output: graph output to explain.
         top_feature_map: tensor at which the explanation starts.
         explained_input: of several inputs the one that the maps lead to.
@@ -57,6 +58,7 @@ class ExplainOptions:
     damping: float | None = None
     tolerance: float | None = None
     max_iterations: int | None = None
+    map_change: float | None = None
     output: str | None = None
     top_feature_map: str | None = None
     explained_input: str | None = None
@@ -84,6 +86,7 @@ class ExplainChoices(TypedDict, total=False):
     damping: float | None
     tolerance: float | None
     max_iterations: int | None
+    map_change: float | None
     output: str | None
     top_feature_map: str | None
     explained_input: str | None

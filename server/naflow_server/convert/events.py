@@ -169,6 +169,7 @@ def _method_message(method: nf.Method) -> me.Method:
         damping=method.damping,
         tolerance=method.tolerance,
         max_iterations=method.max_iterations,
+        map_change=method.map_change,
     )
 
 

@@ -125,7 +125,7 @@ def _method(message: me.Method) -> nf.Method:
         abandon = _option("method.abandonment", lambda: nf.Abandonment(rule, mass))  # type: ignore[arg-type]
     single = {
         name: getattr(message, name) if message.HasField(name) else None
-        for name in ("feasible", "damping", "tolerance", "max_iterations")
+        for name in ("feasible", "damping", "tolerance", "max_iterations", "map_change")
     }
     return _option(
         "method",

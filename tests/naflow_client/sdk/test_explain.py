@@ -73,6 +73,7 @@ def test_everything_arrives_as_sent(driver: Any, server: Server, chunk: int, pic
         "damping": 0.3,
         "tolerance": 1e-3,
         "max_iterations": 200,
+        "map_change": 0.0,
     }
     diagnostics = result.flows[2].diagnostics
     assert (diagnostics.node, diagnostics.shape, diagnostics.seconds) == ("n2", (pictures, 4, 3, 5), 0.25)

@@ -152,6 +152,7 @@ def test_options_arrive() -> None:
         damping=0.0,
         tolerance=0.01,
         max_iterations=3,
+        map_change=0.001,
         output="y",
         top_feature_map="t",
         explained_input="x",
@@ -178,6 +179,7 @@ def test_options_arrive() -> None:
         damping=0.0,
         tolerance=0.01,
         max_iterations=3,
+        map_change=0.001,
     )
     plain = requests.explain_request(MODEL, {}, ExplainOptions(target_class=0))
     assert plain.target.class_target.WhichOneof("wanted") == "class_index"
@@ -209,6 +211,7 @@ def test_tensors_travel_little_endian_and_in_rows(dtype: str) -> None:
         ({"damping": float("nan")}, "damping"),
         ({"max_iterations": -1}, "max_iterations"),
         ({"max_iterations": 1.5}, "max_iterations"),
+        ({"map_change": "much"}, "map_change"),
         ({"layers": []}, "layers"),
         ({"target_class": True}, "target_class"),
         ({"top_k": 1001}, "top_k"),

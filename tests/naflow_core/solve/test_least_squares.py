@@ -138,3 +138,48 @@ def test_the_bounded_answer_is_feasible_even_if_there_is_nothing_to_solve():
     start = jnp.full((1, 4), 0.5)
     solved = bounded_least_squares(forward, adjoint, jnp.zeros((1, 3)), 0.5, 2.0, start=start)
     np.testing.assert_array_equal(solved.x, np.full((1, 4), 0.5))
+
+
+def watching(solver, systems, b, map_change, tolerance=1e-3, **options):
+    """A solve that watches the first four unknowns as a map of 2 x 2."""
+    forward, adjoint = batch_of(systems)
+    stopping = Stopping(tolerance, 500, map_change)
+    ends = (0.0, jnp.inf) if solver is bounded_least_squares else ()
+    view = None if map_change is None else lambda x: x[:, :4].reshape(-1, 2, 2)
+    return solver(forward, adjoint, b, *ends, stopping=stopping, view=view, damping=0.1, **options)
+
+
+def stretched(generator):
+    """Singular values over a hundredfold range: some forty iterations."""
+    return matrix(generator, 40, 40) @ np.diag(np.logspace(0, -2, 40)).astype(np.float32)
+
+
+@pytest.mark.parametrize("solver", [least_squares, bounded_least_squares])
+def test_a_map_that_stands_still_ends_a_solve(solver):
+    generator = np.random.default_rng(6)
+    systems = [stretched(generator) for _ in range(3)]
+    b = jnp.asarray(generator.standard_normal((3, 40)), jnp.float32)
+    tight = watching(solver, systems, b, None, 1e-6)
+    by_residual = watching(solver, systems, b, None)
+    unseen = watching(solver, systems, b, 0.0)
+    np.testing.assert_array_equal(unseen.x, by_residual.x)
+    watched = watching(solver, systems, b, 5e-3)
+    assert (watched.iterations <= by_residual.iterations).all()
+    assert (watched.iterations < by_residual.iterations).any()
+    assert watched.converged.all()
+    assert (watched.relative_residual <= 1e-2).all()
+    assert (watched.relative_residual > 1e-3).any()
+    for ours, theirs in zip(np.asarray(watched.x[:, :4]), np.asarray(tight.x[:, :4]), strict=True):
+        assert np.abs(ours - theirs).max() <= 0.05 * np.ptp(theirs)
+
+
+@pytest.mark.parametrize("solver", [least_squares, bounded_least_squares])
+def test_when_a_map_stands_still_does_not_depend_on_the_other_pictures(solver):
+    generator = np.random.default_rng(7)
+    systems = [stretched(generator), matrix(generator, 40, 40), 1e3 * stretched(generator)]
+    b = jnp.asarray(generator.standard_normal((3, 40)), jnp.float32)
+    together = watching(solver, systems, b, 5e-3)
+    for i, a in enumerate(systems):
+        alone = watching(solver, [a], b[i : i + 1], 5e-3)
+        assert together.iterations[i] == alone.iterations[0]
+        np.testing.assert_allclose(together.x[i], alone.x[0], rtol=1e-4, atol=1e-5 * np.abs(alone.x[0]).max())

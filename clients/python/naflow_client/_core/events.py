@@ -241,6 +241,7 @@ def method_options(message: method_pb2.Method) -> dict[str, Any]:
         "damping": message.damping,
         "tolerance": message.tolerance,
         "max_iterations": message.max_iterations,
+        "map_change": message.map_change,
     }
 
 

@@ -113,6 +113,8 @@ def method(options: ExplainOptions) -> method_pb2.Method:
         message.tolerance = finite(options.tolerance, "tolerance")
     if options.max_iterations is not None:
         message.max_iterations = whole(options.max_iterations, "max_iterations", 0, (1 << 32) - 1)
+    if options.map_change is not None:
+        message.map_change = finite(options.map_change, "map_change")
     return message
 
 

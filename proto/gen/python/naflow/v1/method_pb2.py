@@ -25,27 +25,27 @@ _sym_db = _symbol_database.Default()
 from naflow.v1 import similarity_pb2 as naflow_dot_v1_dot_similarity__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16naflow/v1/method.proto\x12\tnaflow.v1\x1a\x1anaflow/v1/similarity.proto\"\xe0\x01\n\x06Target\x12.\n\x0c\x63lass_target\x18\x01 \x01(\x0b\x32\x16.naflow.v1.ClassTargetH\x00\x12\x38\n\x11similarity_target\x18\x02 \x01(\x0b\x32\x1b.naflow.v1.SimilarityTargetH\x00\x12\x36\n\x10prototype_target\x18\x03 \x01(\x0b\x32\x1a.naflow.v1.PrototypeTargetH\x00\x12,\n\x0b\x62\x61nk_target\x18\x04 \x01(\x0b\x32\x15.naflow.v1.BankTargetH\x00\x42\x06\n\x04kind\"T\n\x0b\x43lassTarget\x12\x15\n\x0b\x63lass_index\x18\x01 \x01(\x03H\x00\x12\x14\n\nclass_name\x18\x02 \x01(\tH\x00\x12\x0e\n\x06labels\x18\x03 \x03(\tB\x08\n\x06wanted\";\n\x06Layers\x12 \n\x03set\x18\x01 \x01(\x0e\x32\x13.naflow.v1.LayerSet\x12\x0f\n\x07tensors\x18\x02 \x03(\t\"E\n\x0b\x41\x62\x61ndonment\x12(\n\x04rule\x18\x01 \x01(\x0e\x32\x1a.naflow.v1.AbandonmentRule\x12\x0c\n\x04mass\x18\x02 \x01(\x01\"\x98\x03\n\x06Method\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12#\n\x07inverse\x18\x02 \x01(\x0e\x32\x12.naflow.v1.Inverse\x12\x1d\n\x04rows\x18\x03 \x01(\x0e\x32\x0f.naflow.v1.Rows\x12+\n\x0b\x61\x62\x61ndonment\x18\x04 \x01(\x0b\x32\x16.naflow.v1.Abandonment\x12\x15\n\x08\x66\x65\x61sible\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12!\n\x06\x61nchor\x18\x06 \x01(\x0e\x32\x11.naflow.v1.Anchor\x12\x14\n\x07\x64\x61mping\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0emax_iterations\x18\t \x01(\rH\x03\x88\x01\x01\x12\'\n\tweighting\x18\n \x01(\x0e\x32\x14.naflow.v1.Weighting\x12%\n\x08\x65vidence\x18\x0b \x01(\x0e\x32\x13.naflow.v1.EvidenceB\x0b\n\t_feasibleB\n\n\x08_dampingB\x0c\n\n_toleranceB\x11\n\x0f_max_iterations*e\n\x08LayerSet\x12\x19\n\x15LAYER_SET_UNSPECIFIED\x10\x00\x12\x14\n\x10LAYER_SET_BLOCKS\x10\x01\x12\x13\n\x0fLAYER_SET_SPINE\x10\x02\x12\x13\n\x0fLAYER_SET_NODES\x10\x03*U\n\x07Inverse\x12\x17\n\x13INVERSE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVERSE_LEAST_SQUARES\x10\x01\x12\x16\n\x12INVERSE_ACTIVATION\x10\x02*N\n\x04Rows\x12\x14\n\x10ROWS_UNSPECIFIED\x10\x00\x12\x11\n\rROWS_RETAINED\x10\x01\x12\x0f\n\x0bROWS_ACTIVE\x10\x02\x12\x0c\n\x08ROWS_ALL\x10\x03*r\n\x06\x41nchor\x12\x16\n\x12\x41NCHOR_UNSPECIFIED\x10\x00\x12\x11\n\rANCHOR_ORIGIN\x10\x01\x12\x15\n\x11\x41NCHOR_ACTIVATION\x10\x02\x12\x11\n\rANCHOR_SIGNED\x10\x03\x12\x13\n\x0f\x41NCHOR_RELATIVE\x10\x04*Q\n\tWeighting\x12\x19\n\x15WEIGHTING_UNSPECIFIED\x10\x00\x12\x14\n\x10WEIGHTING_SCALED\x10\x01\x12\x13\n\x0fWEIGHTING_PLAIN\x10\x02*M\n\x08\x45vidence\x12\x18\n\x14\x45VIDENCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VIDENCE_POSITIVE\x10\x01\x12\x10\n\x0c\x45VIDENCE_NET\x10\x02*\xf8\x01\n\x0f\x41\x62\x61ndonmentRule\x12 \n\x1c\x41\x42\x41NDONMENT_RULE_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41\x42\x41NDONMENT_RULE_ZERO_GRADIENT\x10\x01\x12\x19\n\x15\x41\x42\x41NDONMENT_RULE_MASS\x10\x02\x12\x1e\n\x1a\x41\x42\x41NDONMENT_RULE_MASS_EACH\x10\x03\x12\x1e\n\x1a\x41\x42\x41NDONMENT_RULE_SOFT_MASS\x10\x04\x12\"\n\x1e\x41\x42\x41NDONMENT_RULE_BALANCED_MASS\x10\x05\x12 \n\x1c\x41\x42\x41NDONMENT_RULE_GRADED_MASS\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16naflow/v1/method.proto\x12\tnaflow.v1\x1a\x1anaflow/v1/similarity.proto\"\xe0\x01\n\x06Target\x12.\n\x0c\x63lass_target\x18\x01 \x01(\x0b\x32\x16.naflow.v1.ClassTargetH\x00\x12\x38\n\x11similarity_target\x18\x02 \x01(\x0b\x32\x1b.naflow.v1.SimilarityTargetH\x00\x12\x36\n\x10prototype_target\x18\x03 \x01(\x0b\x32\x1a.naflow.v1.PrototypeTargetH\x00\x12,\n\x0b\x62\x61nk_target\x18\x04 \x01(\x0b\x32\x15.naflow.v1.BankTargetH\x00\x42\x06\n\x04kind\"T\n\x0b\x43lassTarget\x12\x15\n\x0b\x63lass_index\x18\x01 \x01(\x03H\x00\x12\x14\n\nclass_name\x18\x02 \x01(\tH\x00\x12\x0e\n\x06labels\x18\x03 \x03(\tB\x08\n\x06wanted\";\n\x06Layers\x12 \n\x03set\x18\x01 \x01(\x0e\x32\x13.naflow.v1.LayerSet\x12\x0f\n\x07tensors\x18\x02 \x03(\t\"E\n\x0b\x41\x62\x61ndonment\x12(\n\x04rule\x18\x01 \x01(\x0e\x32\x1a.naflow.v1.AbandonmentRule\x12\x0c\n\x04mass\x18\x02 \x01(\x01\"\xc0\x03\n\x06Method\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12#\n\x07inverse\x18\x02 \x01(\x0e\x32\x12.naflow.v1.Inverse\x12\x1d\n\x04rows\x18\x03 \x01(\x0e\x32\x0f.naflow.v1.Rows\x12+\n\x0b\x61\x62\x61ndonment\x18\x04 \x01(\x0b\x32\x16.naflow.v1.Abandonment\x12\x15\n\x08\x66\x65\x61sible\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12!\n\x06\x61nchor\x18\x06 \x01(\x0e\x32\x11.naflow.v1.Anchor\x12\x14\n\x07\x64\x61mping\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x16\n\ttolerance\x18\x08 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0emax_iterations\x18\t \x01(\rH\x03\x88\x01\x01\x12\'\n\tweighting\x18\n \x01(\x0e\x32\x14.naflow.v1.Weighting\x12%\n\x08\x65vidence\x18\x0b \x01(\x0e\x32\x13.naflow.v1.Evidence\x12\x17\n\nmap_change\x18\x0c \x01(\x01H\x04\x88\x01\x01\x42\x0b\n\t_feasibleB\n\n\x08_dampingB\x0c\n\n_toleranceB\x11\n\x0f_max_iterationsB\r\n\x0b_map_change*e\n\x08LayerSet\x12\x19\n\x15LAYER_SET_UNSPECIFIED\x10\x00\x12\x14\n\x10LAYER_SET_BLOCKS\x10\x01\x12\x13\n\x0fLAYER_SET_SPINE\x10\x02\x12\x13\n\x0fLAYER_SET_NODES\x10\x03*U\n\x07Inverse\x12\x17\n\x13INVERSE_UNSPECIFIED\x10\x00\x12\x19\n\x15INVERSE_LEAST_SQUARES\x10\x01\x12\x16\n\x12INVERSE_ACTIVATION\x10\x02*N\n\x04Rows\x12\x14\n\x10ROWS_UNSPECIFIED\x10\x00\x12\x11\n\rROWS_RETAINED\x10\x01\x12\x0f\n\x0bROWS_ACTIVE\x10\x02\x12\x0c\n\x08ROWS_ALL\x10\x03*r\n\x06\x41nchor\x12\x16\n\x12\x41NCHOR_UNSPECIFIED\x10\x00\x12\x11\n\rANCHOR_ORIGIN\x10\x01\x12\x15\n\x11\x41NCHOR_ACTIVATION\x10\x02\x12\x11\n\rANCHOR_SIGNED\x10\x03\x12\x13\n\x0f\x41NCHOR_RELATIVE\x10\x04*Q\n\tWeighting\x12\x19\n\x15WEIGHTING_UNSPECIFIED\x10\x00\x12\x14\n\x10WEIGHTING_SCALED\x10\x01\x12\x13\n\x0fWEIGHTING_PLAIN\x10\x02*M\n\x08\x45vidence\x12\x18\n\x14\x45VIDENCE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45VIDENCE_POSITIVE\x10\x01\x12\x10\n\x0c\x45VIDENCE_NET\x10\x02*\xf8\x01\n\x0f\x41\x62\x61ndonmentRule\x12 \n\x1c\x41\x42\x41NDONMENT_RULE_UNSPECIFIED\x10\x00\x12\"\n\x1e\x41\x42\x41NDONMENT_RULE_ZERO_GRADIENT\x10\x01\x12\x19\n\x15\x41\x42\x41NDONMENT_RULE_MASS\x10\x02\x12\x1e\n\x1a\x41\x42\x41NDONMENT_RULE_MASS_EACH\x10\x03\x12\x1e\n\x1a\x41\x42\x41NDONMENT_RULE_SOFT_MASS\x10\x04\x12\"\n\x1e\x41\x42\x41NDONMENT_RULE_BALANCED_MASS\x10\x05\x12 \n\x1c\x41\x42\x41NDONMENT_RULE_GRADED_MASS\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'naflow.v1.method_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYERSET']._serialized_start=921
-  _globals['_LAYERSET']._serialized_end=1022
-  _globals['_INVERSE']._serialized_start=1024
-  _globals['_INVERSE']._serialized_end=1109
-  _globals['_ROWS']._serialized_start=1111
-  _globals['_ROWS']._serialized_end=1189
-  _globals['_ANCHOR']._serialized_start=1191
-  _globals['_ANCHOR']._serialized_end=1305
-  _globals['_WEIGHTING']._serialized_start=1307
-  _globals['_WEIGHTING']._serialized_end=1388
-  _globals['_EVIDENCE']._serialized_start=1390
-  _globals['_EVIDENCE']._serialized_end=1467
-  _globals['_ABANDONMENTRULE']._serialized_start=1470
-  _globals['_ABANDONMENTRULE']._serialized_end=1718
+  _globals['_LAYERSET']._serialized_start=961
+  _globals['_LAYERSET']._serialized_end=1062
+  _globals['_INVERSE']._serialized_start=1064
+  _globals['_INVERSE']._serialized_end=1149
+  _globals['_ROWS']._serialized_start=1151
+  _globals['_ROWS']._serialized_end=1229
+  _globals['_ANCHOR']._serialized_start=1231
+  _globals['_ANCHOR']._serialized_end=1345
+  _globals['_WEIGHTING']._serialized_start=1347
+  _globals['_WEIGHTING']._serialized_end=1428
+  _globals['_EVIDENCE']._serialized_start=1430
+  _globals['_EVIDENCE']._serialized_end=1507
+  _globals['_ABANDONMENTRULE']._serialized_start=1510
+  _globals['_ABANDONMENTRULE']._serialized_end=1758
   _globals['_TARGET']._serialized_start=66
   _globals['_TARGET']._serialized_end=290
   _globals['_CLASSTARGET']._serialized_start=292
@@ -55,5 +55,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABANDONMENT']._serialized_start=439
   _globals['_ABANDONMENT']._serialized_end=508
   _globals['_METHOD']._serialized_start=511
-  _globals['_METHOD']._serialized_end=919
+  _globals['_METHOD']._serialized_end=959
 # @@protoc_insertion_point(module_scope)

@@ -126,7 +126,7 @@ class Abandonment(_message.Message):
     def __init__(self, rule: _Optional[_Union[AbandonmentRule, str]] = ..., mass: _Optional[float] = ...) -> None: ...
 
 class Method(_message.Message):
-    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations", "weighting", "evidence")
+    __slots__ = ("preset", "inverse", "rows", "abandonment", "feasible", "anchor", "damping", "tolerance", "max_iterations", "weighting", "evidence", "map_change")
     PRESET_FIELD_NUMBER: _ClassVar[int]
     INVERSE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +138,7 @@ class Method(_message.Message):
     MAX_ITERATIONS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTING_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    MAP_CHANGE_FIELD_NUMBER: _ClassVar[int]
     preset: str
     inverse: Inverse
     rows: Rows
@@ -149,4 +150,5 @@ class Method(_message.Message):
     max_iterations: int
     weighting: Weighting
     evidence: Evidence
-    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ..., weighting: _Optional[_Union[Weighting, str]] = ..., evidence: _Optional[_Union[Evidence, str]] = ...) -> None: ...
+    map_change: float
+    def __init__(self, preset: _Optional[str] = ..., inverse: _Optional[_Union[Inverse, str]] = ..., rows: _Optional[_Union[Rows, str]] = ..., abandonment: _Optional[_Union[Abandonment, _Mapping]] = ..., feasible: bool = ..., anchor: _Optional[_Union[Anchor, str]] = ..., damping: _Optional[float] = ..., tolerance: _Optional[float] = ..., max_iterations: _Optional[int] = ..., weighting: _Optional[_Union[Weighting, str]] = ..., evidence: _Optional[_Union[Evidence, str]] = ..., map_change: _Optional[float] = ...) -> None: ...
