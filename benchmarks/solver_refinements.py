@@ -52,6 +52,7 @@ from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.measure import Subject
 from naflow_core.model.program import evaluate, thawed
 from naflow_core.ops.registry import REALS
+from naflow_core.records import Layer
 from naflow_core.targets.aim import pull_back
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "digits_in_clutter"
@@ -175,7 +176,7 @@ def kept(rows: np.ndarray, axes: tuple[int, ...] | None) -> dict[str, float]:
 
 def cascade_of(
     network: Network, own: nf.Method, tensors: Sequence[str] = ()
-) -> tuple[Plan, Callable[[], list[cascade.Layer]], Any]:
+) -> tuple[Plan, Callable[[], list[Layer]], Any]:
     """The plan, the cascade for the likeliest class down to `tensors` (none: to the input), and every
     tensor's forward value."""
     model = nf.load(network.proto)
@@ -194,7 +195,7 @@ def cascade_of(
 
     wanted = set(tensors or plan.spine)
 
-    def run() -> list[cascade.Layer]:
+    def run() -> list[Layer]:
         compiling = ahead.AheadOfTime(plan, own, wanted)
         return list(cascade.run(plan, own, values, top, wanted, compiling.wait))
 

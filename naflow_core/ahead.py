@@ -19,6 +19,7 @@ import numpy as np
 from naflow_core import cascade
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.method import Method
+from naflow_core.records import State
 
 MOST_THREADS = 8
 MOST_REMEMBERED = 64
@@ -102,7 +103,7 @@ def _missing(
         for part in (*inner, segment):
             shape = values[part.target].shape
             number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
-            call = cascade.arguments(plan, part, method, values, cascade.State(number, number, flag))
+            call = cascade.arguments(plan, part, method, values, State(number, number, flag))
             key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:-1])))
             if key not in seen and key not in _compiled:
                 seen.add(key)

@@ -17,6 +17,7 @@ from naflow_core.errors import NumericalError, TargetError
 from naflow_core.flow import Flow, LayerDiagnostics, Prediction, Result, ranking
 from naflow_core.method import Method
 from naflow_core.model.program import evaluate
+from naflow_core.records import Diagnostics, Layer
 from naflow_core.targets import ClassTarget, PerPicture
 from naflow_core.targets.aim import Aimed, joined, pull_back
 
@@ -154,7 +155,7 @@ class Explanation(Iterator[Flow]):
             for name in chunk.values.keys() - later:
                 del chunk.values[name]
 
-    def _turns(self, turns: Iterator[tuple[cascade.Layer, ...]]) -> Iterator[Step]:
+    def _turns(self, turns: Iterator[tuple[Layer, ...]]) -> Iterator[Step]:
         while True:
             for chunk in self._chunks:
                 if self._reads_on and not chunk.values:
@@ -175,7 +176,7 @@ class Explanation(Iterator[Flow]):
                 finite = np.isfinite(flow.map.reshape(len(flow.map), -1)).all(axis=1)
             yield Step(tensor, flow, finite)
 
-    def _flow(self, layers: Sequence[cascade.Layer]) -> Flow:
+    def _flow(self, layers: Sequence[Layer]) -> Flow:
         tensor = layers[0].tensor
         maps = np.concatenate([np.asarray(layer.flow, np.float32) for layer in layers])
         program = self.plan.program
@@ -185,7 +186,7 @@ class Explanation(Iterator[Flow]):
             np.concatenate([np.asarray(part) for part in values])
             for values in zip(*(layer.diagnostics for layer in layers), strict=True)
         ]
-        fields = dict(zip(cascade.Diagnostics._fields, joined, strict=True))
+        fields = dict(zip(Diagnostics._fields, joined, strict=True))
         return Flow(
             self.layers.index(tensor),
             tensor,

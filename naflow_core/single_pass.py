@@ -15,9 +15,9 @@ import jax
 
 from naflow_core import cascade
 from naflow_core.analysis.plan import Plan, Segment
-from naflow_core.cascade import Abandoned, Inverted, Layer
 from naflow_core.method import Method
 from naflow_core.model.layout import Layout
+from naflow_core.records import Abandoned, Inverted, Layer, diagnosed
 
 Array = Any
 STATIC = 6  # arguments of `cascade.invert` that belong to the program
@@ -52,7 +52,7 @@ def run(
     seconds = time.perf_counter() - began
     tensors = [plan.top, *(part.source for part in parts)]
     for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
-        diagnostics = cascade.diagnosed(inverted, abandoned)
+        diagnostics = diagnosed(inverted, abandoned)
         yield Layer(tensor, segment, None, abandoned.flow, diagnostics, seconds)
         seconds = 0.0
 

@@ -10,6 +10,7 @@ import pytest
 import naflow_core as nf
 from naflow_core import cascade
 from naflow_core.analysis.plan import make_plan
+from naflow_core.records import State
 from support.blocks import Net
 from support.onnx_graphs import make_model
 from support.replicas import Function, Linearised
@@ -42,7 +43,7 @@ def test_equations_count_alike_or_by_what_becomes_of_their_neuron(weighting):
     linear = Linearised.of(Function(proto, "x", "c"), x)
     y0 = np.asarray(linear.y0, np.float32)
     aim = y0 * np.random.default_rng(4).uniform(0.2, 1.8, y0.shape).astype(np.float32)
-    above = cascade.State(aim, np.ones_like(aim), np.ones(aim.shape, bool))
+    above = State(aim, np.ones_like(aim), np.ones(aim.shape, bool))
     state, _ = cascade.step(plan, plan.segments[0], method, {"x": x, "c": y0}, above)
     weights = np.abs(SCALE) if weighting == "scaled" else np.ones(4)
     rows = np.broadcast_to(weights.reshape(1, -1, 1, 1), y0.shape).reshape(-1)

@@ -10,6 +10,7 @@ from onnx import helper
 import naflow_core as nf
 from naflow_core import cascade
 from naflow_core.analysis.cost import TYPICAL_ITERATIONS, multiply_adds, segment_cost, total_cost
+from naflow_core.records import State
 from support.blocks import Net, network
 from support.onnx_graphs import make_model
 
@@ -100,6 +101,6 @@ def test_memory_is_near_what_the_compiled_solve_allocates():
     segment = plan.segments[-1]
     values = {name: plan.program.struct(name) for name in plan.program.shapes}
     number, flag = (jax.ShapeDtypeStruct(values["top"].shape, kind) for kind in (np.float32, np.bool_))
-    call = cascade.arguments(plan, segment, nf.Method(), values, cascade.State(number, number, flag))
+    call = cascade.arguments(plan, segment, nf.Method(), values, State(number, number, flag))
     allocated = cascade.invert.lower(*call).compile().memory_analysis().temp_size_in_bytes
     assert allocated / 3 < segment_cost(plan.program, segment).memory < allocated * 3

@@ -10,6 +10,7 @@ import pytest
 import naflow_core as nf
 from naflow_core import cascade
 from naflow_core.analysis.plan import Plan
+from naflow_core.records import State
 from support import replicas
 from support.blocks import Net
 
@@ -137,7 +138,7 @@ def inverse(plan: Plan, net: Spelling, y: np.ndarray) -> np.ndarray:
     made = [name for name in plan.program.shapes if name in plan.program.producer]
     values = {"x": X, **{n: v.astype(np.float32) for n, v in replicas.tensors(model, X, made).items()}}
     for segment in reversed(plan.segments):
-        above = cascade.State(y, np.ones_like(y), np.ones(y.shape, bool))
+        above = State(y, np.ones_like(y), np.ones(y.shape, bool))
         y = np.asarray(cascade.invert(*cascade.arguments(plan, segment, METHOD, values, above)).preimage)
     return y
 
