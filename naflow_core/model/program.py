@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from naflow_core.errors import AnalysisError, UnsupportedNode
@@ -174,10 +173,10 @@ class Program:
         return name in self.inputs or name in self.producer
 
     def weight(self, name: str) -> Array:
-        """A constant on the device, put there once."""
+        """A constant on the device, put there once; a CPU takes a large one as it lies, without a copy."""
         store = self._shared_weights if name in self.initializers else self._own_weights
         if name not in store:
-            store[name] = jnp.asarray(self.constants[name])
+            store[name] = jax.device_put(self.constants[name])
         return store[name]
 
     def operands(self, names: Iterable[str], values: Mapping[str, Array]) -> tuple[Array, ...]:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -16,6 +16,8 @@ from naflow_core.errors import ModelError
 from naflow_core.model.source import Limits
 from naflow_core.model.wire import Detached
 
+ALIGNMENT = 64
+"""Of buffers that JAX takes without a copy, in bytes."""
 _MAX_RANK = 32
 _TYPED_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
@@ -208,7 +210,7 @@ def _check_length(label: str, shape: tuple[int, ...], element: _Element, length:
 
 
 def _read_exact(file: BinaryIO, offset: int, count: int, dtype: str, label: str) -> np.ndarray:
-    values = np.empty(count, dtype)
+    values = _aligned(count, np.dtype(dtype))
     view = values.view(np.uint8).data
     file.seek(offset)
     done = 0
@@ -217,7 +219,16 @@ def _read_exact(file: BinaryIO, offset: int, count: int, dtype: str, label: str)
         if not step:
             raise ModelError(f"{label}: the file ended while it was read")
         done += step
+    values.flags.writeable = False  # programs read it where it lies
     return values
+
+
+def _aligned(count: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """An array that JAX can use on a CPU as it lies, without a copy."""
+    length = count * dtype.itemsize
+    room = np.empty(length + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room[begin : begin + length].view(dtype)
 
 
 def _read_inside(tensor: onnx.TensorProto, element: _Element, count: int, label: str) -> np.ndarray:

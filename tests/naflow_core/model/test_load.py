@@ -6,11 +6,13 @@ import hashlib
 import tracemalloc
 from pathlib import Path
 
+import jax
 import numpy as np
 import onnx
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
+import naflow_core as nf
 from naflow_core.errors import ModelError
 from naflow_core.model import Limits, read_model
 from naflow_core.model.graph import Body
@@ -261,6 +263,19 @@ def test_weights_are_held_once(in_constant_node: bool, tmp_path: Path) -> None:
     assert size < loading < 1.15 * size
     assert serialising < 2.1 * size
     assert len(data) > size
+
+
+def test_a_cpu_uses_large_weights_as_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(_linear().SerializeToString())
+    program = nf.load(path).program({"x": (2, 40)})
+    held = program.constants["w"]
+    assert not held.flags.writeable
+    weight = program.weight("w")
+    assert weight is program.weight("w")
+    np.testing.assert_array_equal(weight, LARGE)
+    if jax.default_backend() == "cpu":
+        assert weight.unsafe_buffer_pointer() == held.ctypes.data
 
 
 @pytest.mark.parametrize(
