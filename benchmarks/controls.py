@@ -30,7 +30,7 @@ from naflow_client import Preprocessing, load_picture
 from naflow_core.evaluate import METHODS, METRICS, Picture, rivals
 
 FAITHFUL = tuple(metric.name for metric in METRICS if metric.faithfulness)
-AGAINST = "centre"
+AGAINST, OURS = "centre", "naflow"
 
 
 def photographs(zoo: Path, name: str, count: int | None) -> Case:
@@ -63,6 +63,7 @@ def contests(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "best control": control,
             "its mean": round(means[1], 3),
             f"p against {AGAINST}": round(entries[method]["difference"]["p"], 3),
+            OURS: round(entries[OURS]["mean"], 3) if OURS in entries else None,
             "control wins": sign * means[1] > sign * means[0],
         }
 
