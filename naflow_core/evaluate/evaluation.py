@@ -32,6 +32,8 @@ PLACES = (0.15, 0.5, 0.85)
 """Shallow, middle and deep, as shares of the way through the blocks."""
 PROBED = 8
 """Pictures that measures see which compute maps again."""
+MOST_RUNS = 100
+"""Of the network for one map, where it is computed again."""
 EXAMPLES = 4
 """Pictures whose maps are kept for the report."""
 LARGEST_EXAMPLE = 56
@@ -75,7 +77,8 @@ class Evaluation:
             seed: of everything random.
             against: the method that the others are compared with in pairs; when None, `naflow`, or the first
                 one where that does not take part.
-            probed: how many pictures the measures see that compute maps again (the first ones).
+            probed: how many pictures the measures see that compute maps again (the first ones); they leave
+                methods out that run the network more than `MOST_RUNS` times for a map.
             output, top_feature_map: as for `Model.explain`.
             twin: another file of the same network, for the measures of stability; it is given the pictures'
                 variant "twin" where they have one.
@@ -221,7 +224,9 @@ class Evaluation:
                 shown = self._shown(sample, method, layer)
                 maps[layer, method.name] = shown.map
                 for metric in asked:
-                    if method.resolution == "input" and not metric.at_layer:
+                    if metric.probing and method.runs > MOST_RUNS:
+                        outcome = None
+                    elif method.resolution == "input" and not metric.at_layer:
                         if metric.name not in shared:
                             shared[metric.name] = metric.function(shown)
                         outcome = shared[metric.name]

@@ -162,6 +162,15 @@ def test_controls_never_win_a_measure_of_faithfulness(model: nf.Model) -> None:
         assert gap * (1 if METRICS[metric].better == "higher" else -1) > 0
 
 
+def test_maps_that_take_long_are_not_computed_again(model: nf.Model) -> None:
+    metrics = ("layer-deletion", "random-logit")
+    found = finished(evaluation(model, digits(1), methods=("layer-cam", "occlusion"), metrics=metrics))
+    cells = {(e["metric"], e["method"]) for e in found["results"]}
+    assert cells == {(m, x) for m in metrics for x in ("layer-cam", "occlusion")} - {
+        (metrics[1], "occlusion")
+    }
+
+
 def test_a_control_that_wins_is_found_out(model: nf.Model) -> None:
     """A map of the decision in a control's place, beside a random one that passes for a method: so the test
     above can fail."""
