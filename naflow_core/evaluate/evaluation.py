@@ -220,8 +220,10 @@ class Evaluation:
         asked = self._asked(number)
         for method in self.methods:
             shared: dict[str, Outcome | None] = {}
+            shown: Shown | None = None
             for layer in self.layers:
-                shown = self._shown(sample, method, layer)
+                known = shown.map if shown is not None and method.resolution == "input" else None
+                shown = self._shown(sample, method, layer, known)
                 maps[layer, method.name] = shown.map
                 for metric in asked:
                     if metric.probing and method.runs > MOST_RUNS:
@@ -262,13 +264,16 @@ class Evaluation:
         whole = self.subject.depth
         return tuple(sorted({min(1, whole), min(2, whole), (whole + 1) // 2, whole} - {0}))
 
-    def _shown(self, sample: Sample, method: Rival, layer: str) -> Shown:
+    def _shown(self, sample: Sample, method: Rival, layer: str, known: np.ndarray | None = None) -> Shown:
+        """A method's map at a layer; `known` where it was made already."""
+
         def remap(subject: Subject, x: np.ndarray, class_: int, where: str, tag: str) -> np.ndarray:
             random = sample.random("method", method.name, tag)
             return method(subject, x, np.array([class_]), where, random)[0]
 
-        found = remap(self.subject, sample.picture.x, sample.class_, layer, "")
-        return Shown(sample, method.name, layer, found, remap)
+        if known is None:
+            known = remap(self.subject, sample.picture.x, sample.class_, layer, "")
+        return Shown(sample, method.name, layer, known, remap)
 
     def _check(self, picture: Picture) -> None:
         wrong = [k for k in picture.classes if not 0 <= k < self.subject.classes]
