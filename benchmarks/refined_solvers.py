@@ -67,9 +67,10 @@ def solving(
 
 def preconditioned(
     variant: str, site: Site, forward: Any, adjoint: Any, b: Array, *, damping: Array, relative: bool,
-    reference: Array | None, stopping: Stopping, systems: tuple[int, ...],
+    reference: Array | None, stopping: Stopping, view: None, systems: tuple[int, ...],
 ) -> Solution:  # fmt: skip
     """`least_squares` with a preconditioner, and the stopping rule of the solver without one."""
+    assert view is None, "the residual alone says when to stop here"
     whole = b if reference is None else reference
     begin = adjoint(whole)
     initial2 = squared_norm(begin, systems)
@@ -99,9 +100,11 @@ def preconditioned(
 
 def scaled_with_bounds(
     site: Site, forward: Any, adjoint: Any, b: Array, low: Array, high: Array, *, start: Array | None,
-    damping: Array, relative: bool, reference: Array | None, stopping: Stopping, systems: tuple[int, ...],
+    damping: Array, relative: bool, reference: Array | None, stopping: Stopping, view: None,
+    systems: tuple[int, ...],
 ) -> Solution:  # fmt: skip
     """`bounded_least_squares` in the variables x / scale, with the stopping rule it has in x."""
+    assert view is None, "the residual alone says when to stop here"
     whole = b if reference is None else reference
     begin = adjoint(whole)
     initial2, unit = squared_norm(begin, systems), squared_norm(whole, systems)
