@@ -131,16 +131,20 @@ def digits(count: int) -> Case:
     return Case(DIGITS, nf.load(EXAMPLE / "digits_in_clutter.onnx"), tuple(pictures))
 
 
-def photographs(zoo: Path, name: str, count: int | None) -> Case:
-    """A real network on the photographs whose object is boxed."""
+def trained(zoo: Path, name: str) -> tuple[nf.Model, dict[str, Any], Preprocessing]:
+    """A real network, what is known of it, and how a picture becomes its input."""
     path = next((zoo / "models").glob(f"{name}*.onnx"))
     facts = json.loads((zoo / "models" / "manifest.json").read_text(encoding="utf-8"))[path.name]
+    return nf.load(path), facts, Preprocessing.from_dict({key: facts[key] for key in RECIPE if key in facts})
+
+
+def photographs(zoo: Path, name: str, count: int | None) -> Case:
+    """A real network on the photographs whose object is boxed."""
+    model, facts, recipe = trained(zoo, name)
     entries = json.loads((zoo / "images" / "manifest.json").read_text(encoding="utf-8"))
     boxed = {Path(e["path"]).name: e for e in entries if e["boxes_xyxy"]}
     shift = 1 if "background" in facts.get("labels", "") else 0
     named = facts["task"] == "imagenet"
-    recipe = Preprocessing.from_dict({key: facts[key] for key in RECIPE if key in facts})
-    model = nf.load(path)
     shape: Any = model.inputs[0].shape
     pictures = []
     for file in sorted(boxed)[:count]:
