@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from naflow_core.abandonment import (
     EDGE,
     balanced_contribution_mass,
+    by_digits,
+    by_halving,
     contribution_mass,
     graded_contribution_mass,
     soft_contribution_mass,
@@ -45,6 +47,28 @@ def test_the_smallest_set_that_carries_the_mass(seed, levels, mass):
         if picture.any():  # without its least value (and the ties of that) the mass is not reached
             fewer = contribution[picture & (contribution > contribution[picture].min())].sum()
             assert fewer < mass * contribution.sum() * (1 + 1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 2]), st.sampled_from([0.05, 0.5, 0.9, 0.95]), st.booleans())
+def test_both_searches_find_the_same_contribution(seed, sides, mass, whole):
+    """One is used on CPUs, the other elsewhere. Whole numbers bring ties and sums without rounding."""
+    generator = np.random.default_rng(seed)
+    size = np.exp(generator.normal(0, 4, (3, 501))) * generator.integers(0, 2, (3, 501))
+    size = (np.rint(size * 4) if whole else size).astype(np.float32)
+    size[2] = 0
+    side = generator.integers(0, sides, size.shape).astype(np.int32)
+    found = [np.asarray(search(sides, size, side, jnp.float32(mass))) for search in (by_digits, by_halving)]
+    for picture in range(len(size)):
+        for number in range(sides):
+            own = np.where(side[picture] == number, size[picture], 0).astype(np.float64)
+            for least in (search[picture, number] for search in found):
+                if not own.any():
+                    assert least == 0
+                    continue
+                assert least in own
+                assert own[own >= least].sum() >= mass * own.sum() * (1 - 1e-5)
+                assert own[own > least].sum() <= mass * own.sum() * (1 + 1e-5)
 
 
 def test_pictures_are_judged_one_by_one():
