@@ -159,8 +159,10 @@ def by_digits(sides: int, size: Array, side: Array, mass: Array) -> Array:
         leading = found if sides == 1 else jnp.where(side > 0, found[:, 1:], found[:, :1])
         candidates = jnp.where(bits >> (shift + width) == leading, size, 0)
         digit = (bits >> shift) & (2**width - 1)
-        masses = jnp.zeros((len(size), sides, 2**width), size.dtype)
-        masses = masses.at[picture, side, digit].add(candidates, mode="promise_in_bounds")
+        place = ((picture * sides + side) * 2**width + digit).reshape(-1)  # one number: XLA is slow with more
+        masses = jnp.zeros(len(size) * sides * 2**width, size.dtype)
+        masses = masses.at[place].add(candidates.reshape(-1), mode="promise_in_bounds")
+        masses = masses.reshape(len(size), sides, -1)
         at_least = jnp.cumsum(masses[..., ::-1], axis=2)[..., ::-1]
         all_of_it = at_least[..., :1]
         if total is None:
