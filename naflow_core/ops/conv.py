@@ -1,9 +1,10 @@
 """Conv and ConvTranspose in one, two and three dimensions.
 
 Both have an explicit adjoint (see `adjoint`). Dense ones are computed channels-last, where XLA has its
-fast kernels. Those of a single cell are matrix products. Depthwise ones are sums of shifted multiples of the
-input, XLA's own being many times slower. These two stay channels-first, because changing the layout would
-cost more than it gains.
+fast kernels. Those of a single cell are matrix products, and so are those of a few input channels (first
+layers), on patches that are written out. Depthwise ones are sums of shifted multiples of the input, XLA's own
+being many times slower. All these stay channels-first, because changing the layout would cost more than it
+gains.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pa
 
 HIGHEST = lax.Precision.HIGHEST
 FEW_GROUPS = 16
+SMALL_PATCH = 36  # numbers that an output sees, up to which patches are written out
 MANY_CELLS = 512  # above, one matrix product for each picture
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
@@ -152,6 +154,22 @@ def _mixed(weights: jax.Array, x: jax.Array) -> jax.Array:
     return y.reshape(count, group * outer, *spatial)
 
 
+def _patches(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Channels-first; weights: [1, O, kernel offsets * channels]."""
+    seen = list(taps(x, shape.geometry, shape.output, 0.0, first=2))
+    return _mixed(weights, jnp.concatenate(seen, axis=1))
+
+
+def _patches_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
+    channels = weights.shape[2] // math.prod(shape.geometry.kernel)
+    sent = _mixed(jnp.swapaxes(weights, 1, 2), y)
+
+    def send(number: int, seen: jax.Array) -> jax.Array:
+        return seen[:, number * channels : (number + 1) * channels]
+
+    return gather_from_windows([sent], [0.0], send, shape.geometry, shape.spatial, first=2)
+
+
 def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool) -> jax.Array:
     """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
     rank = len(shape.geometry.kernel)
@@ -163,6 +181,10 @@ def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: 
         maps = [partial(_pointwise, shape), partial(_pointwise_adjoint, shape)]
         mixing = w.reshape(shape.group, w.shape[0] // shape.group, w.shape[1])
         y = apply_linear(*(reversed(maps) if transposed else maps), mixing, x)
+    elif shape.group == 1 and math.prod(w.shape[1:]) <= SMALL_PATCH:
+        maps = [partial(_patches, shape), partial(_patches_adjoint, shape)]
+        rows = jnp.moveaxis(w.reshape(*w.shape[:2], -1), 2, 1).reshape(1, w.shape[0], -1)
+        y = apply_linear(*(reversed(maps) if transposed else maps), rows, x)
     else:
         maps = [partial(_dense, shape), partial(_dense_adjoint, shape)]
         kernel = jnp.transpose(w, (*range(2, 2 + rank), 1, 0))
