@@ -243,7 +243,8 @@ class _Bounded(NamedTuple):
     Attributes:
         x, residual: b - A x.
         gradient: at the x before.
-        direction: of the step from there, 0 where it led nowhere.
+        direction: of the step from there.
+        onward: 1, or 0 where that step led nowhere, so that the next one takes nothing from it.
         length: that step's length by Barzilai and Borwein.
     """
 
@@ -251,6 +252,7 @@ class _Bounded(NamedTuple):
     residual: Array
     gradient: Array
     direction: Array
+    onward: Array
     length: Array
 
 
@@ -309,21 +311,22 @@ def bounded_least_squares(
         first = (before.count == 0) & (before.initial2 == 0)
         progress = before.measured(jnp.where(first, square, free2), stopping, at.x, view)
         growth = ratio(free2 - _dot(free, at.gradient, systems), before.norm2)
-        direction = free + jnp.maximum(growth, 0) * at.direction
-        reached = jnp.clip(at.x - length * direction, low, high)
-        move = at.x - reached
+        # nothing below reads more of the unknowns than it must: passes over them are what a solve takes
+        direction = free + jnp.maximum(growth, 0) * at.onward * at.direction
+        move = at.x - jnp.clip(at.x - length * direction, low, high)
         slope = _dot(gradient, move, systems)
         image = forward(move)
         norm2 = _dot(move, move, systems)
         curvature = _dot(image, image, systems).reshape(norm2.shape)
         curvature = curvature + damped.squared(progress.initial2) * norm2
         share = jnp.where(progress.active, jnp.clip(ratio(slope, curvature), 0, 1), 0)
-        x = jnp.where(share < 1, at.x - share * move, reached)
+        x = at.x - share * move
         residual = at.residual + _for_output(share, image.ndim) * image
-        direction = jnp.where(slope > 0, direction, 0)
+        onward = (slope > 0).astype(x.dtype)
         length = jnp.where(curvature > 0, norm2 / jnp.maximum(curvature, TINY), length)
-        return progress, _Bounded(x, residual, gradient, direction, length)
+        return progress, _Bounded(x, residual, gradient, direction, onward, length)
 
-    state = _Bounded(x, residual, jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(unit))
+    nothing, zero = jnp.zeros_like(x), jnp.zeros_like(unit)
+    state = _Bounded(x, residual, nothing, nothing, zero, zero)
     progress, at = jax.lax.while_loop(running, step, (progress, state))
     return progress.solution(jnp.clip(at.x, low, high), stopping)

@@ -50,7 +50,7 @@ def test_the_smallest_set_that_carries_the_mass(seed, levels, mass):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([1, 2]), st.sampled_from([0.05, 0.5, 0.9, 0.95]), st.booleans())
+@given(st.integers(0, 999), st.sampled_from([1, 2]), st.sampled_from([0.05, 0.5, 0.9, 0.95]), st.booleans())
 def test_both_searches_find_the_same_contribution(seed, sides, mass, whole):
     """One is used on CPUs, the other elsewhere. Whole numbers bring ties and sums without rounding."""
     generator = np.random.default_rng(seed)
