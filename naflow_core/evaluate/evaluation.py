@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from naflow_core.errors import AnalysisError, InputError, NumericalError, OptionError, TargetError
-from naflow_core.evaluate.arrays import averaged
+from naflow_core.evaluate.examples import levels
 from naflow_core.evaluate.folder import WorkFolder
 from naflow_core.evaluate.metrics import METRICS, Metric, Outcome, Sample, Shown
 from naflow_core.evaluate.metrics.removal import SHARES
@@ -20,6 +20,7 @@ from naflow_core.evaluate.picture import Picture
 from naflow_core.evaluate.rivals import Rival, find
 from naflow_core.evaluate.subject import Subject
 from naflow_core.evaluate.summary import Row, Values, best, summarised
+from naflow_core.evaluate.threads import side_by_side
 from naflow_core.explainer import Model
 
 METHODS = (
@@ -36,7 +37,6 @@ MOST_RUNS = 100
 """Of the network for one map, where it is computed again."""
 EXAMPLES = 4
 """Pictures whose maps are kept for the report."""
-LARGEST_EXAMPLE = 56
 
 
 class Evaluation:
@@ -217,24 +217,33 @@ class Evaluation:
         return found
 
     def _picture(self, number: int, sample: Sample, maps: dict[tuple[str, str], np.ndarray]) -> Iterator[Row]:
-        asked = self._asked(number)
-        for method in self.methods:
-            shared: dict[str, Outcome | None] = {}
-            shown: Shown | None = None
-            for layer in self.layers:
-                known = shown.map if shown is not None and method.resolution == "input" else None
-                shown = self._shown(sample, method, layer, known)
-                maps[layer, method.name] = shown.map
-                for metric in asked:
-                    if metric.probing and method.runs > MOST_RUNS:
-                        outcome = None
-                    elif method.resolution == "input" and not metric.at_layer:
-                        if metric.name not in shared:
-                            shared[metric.name] = metric.function(shown)
-                        outcome = shared[metric.name]
-                    else:
-                        outcome = metric.function(shown)
-                    yield _row(sample.picture.name, layer, method.name, metric, outcome)
+        measured = functools.partial(self._measured, self._asked(number), sample, maps)
+        return side_by_side(measured, self.methods)
+
+    def _measured(
+        self,
+        asked: Sequence[Metric],
+        sample: Sample,
+        maps: dict[tuple[str, str], np.ndarray],
+        method: Rival,
+    ) -> Iterator[Row]:
+        """Rows of one method; its maps are put down in `maps`."""
+        shared: dict[str, Outcome | None] = {}
+        shown: Shown | None = None
+        for layer in self.layers:
+            known = shown.map if shown is not None and method.resolution == "input" else None
+            shown = self._shown(sample, method, layer, known)
+            maps[layer, method.name] = shown.map
+            for metric in asked:
+                if metric.probing and method.runs > MOST_RUNS:
+                    outcome = None
+                elif method.resolution == "input" and not metric.at_layer:
+                    if metric.name not in shared:
+                        shared[metric.name] = metric.function(shown)
+                    outcome = shared[metric.name]
+                else:
+                    outcome = metric.function(shown)
+                yield _row(sample.picture.name, layer, method.name, metric, outcome)
 
     def _asked(self, number: int) -> tuple[Metric, ...]:
         """The measures that apply to a picture."""
@@ -294,7 +303,7 @@ class Evaluation:
         self, number: int, sample: Sample, rows: Sequence[Row], maps: Mapping[tuple[str, str], np.ndarray]
     ) -> dict[str, Any]:
         scores = self.subject.scores(sample.picture.x)[0]
-        kept = maps.items() if number < EXAMPLES else ()
+        kept = itertools.product(self.methods, self.layers) if number < EXAMPLES else ()
         return {
             "name": sample.picture.name,
             "class": sample.class_,
@@ -303,7 +312,7 @@ class Evaluation:
             "probability": sample.probability,
             "boxes": [list(box) for box in sample.picture.boxes],
             "rows": [[r.layer, r.method, r.metric, r.value, r.curve] for r in rows],
-            "maps": [{"layer": la, "method": me, **_levels(values)} for (la, me), values in kept],
+            "maps": [{"layer": la, "method": m.name, **levels(maps[la, m.name])} for m, la in kept],
         }
 
     @staticmethod
@@ -384,13 +393,3 @@ def _rows(entry: Mapping[str, Any]) -> Iterator[Row]:
 def _described(metric: Metric) -> dict[str, Any]:
     names = ("name", "summary", "better", "faithfulness", "boxes", "probing", "stability")
     return {name: getattr(metric, name) for name in names}
-
-
-def _levels(values: np.ndarray) -> dict[str, Any]:
-    """A map in 8 bits, made smaller where it is large."""
-    height, width = (min(n, LARGEST_EXAMPLE) for n in values.shape)
-    small = averaged(values, height, width)
-    low, high = small.min(), small.max()
-    levels = np.zeros(small.shape) if high <= low else (small - low) / (high - low)
-    data = np.rint(levels * 255).astype(np.uint8).tobytes()
-    return {"height": height, "width": width, "levels": base64.b64encode(data).decode("ascii")}

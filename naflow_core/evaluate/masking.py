@@ -76,16 +76,15 @@ def masked_scores(subject: Subject, x: np.ndarray, known: np.ndarray) -> np.ndar
     plan = subject.plan
     stations, operands, tensors = subject.memory.get(("layer masking",), lambda: _stations(plan))
     size = plan.program.shapes[plan.source][0]
+    missing = -len(known) % size
+    masks = _masks(plan, np.concatenate([known, *[known[-1:]] * missing]))
+    repeated = device_value(np.repeat(x, size, axis=0))
     scores = []
     for begin in range(0, len(known), size):
-        part = known[begin : begin + size]
-        filled = np.concatenate([part, *[part[-1:]] * (size - len(part))])
-        masks = _masks(plan, filled)
-        given = tuple(masks[name] for name in tensors)
-        repeated = device_value(np.repeat(x, size, axis=0))
+        given = tuple(masks[name][begin : begin + size] for name in tensors)
         found = _run(stations, repeated, given, operands)
-        scores.append(np.asarray(found, np.float32).reshape(size, -1)[: len(part)])
-    return np.concatenate(scores)
+        scores.append(np.asarray(found, np.float32).reshape(size, -1))
+    return np.concatenate(scores)[: len(known)]
 
 
 def _stations(plan: Plan) -> tuple[tuple[_Station, ...], tuple[tuple[Array, ...], ...], tuple[str, ...]]:

@@ -31,9 +31,10 @@ class WithOtherWeights(Model):
     def program(self, shapes: Mapping[str, Shape]) -> Program:
         """The program for concrete input shapes (cached)."""
         key = tuple(sorted((name, tuple(shape)) for name, shape in shapes.items()))
-        if key not in self._changed:
-            self._changed[key] = self._rewritten(self._base.program(shapes))
-        return self._changed[key]
+        with self._lock:
+            if key not in self._changed:
+                self._changed[key] = self._rewritten(self._base.program(shapes))
+            return self._changed[key]
 
     def _rewritten(self, program: Program) -> Program:
         new = {n: self._change(n, program.constants[n]) for n in program.constants if n in self._names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +57,7 @@ def estimate(values: np.ndarray, seed: int = 0) -> Estimate:
     x = np.asarray(values, np.float64)
     if x.size == 0:
         raise ValueError("an estimate needs at least one value")
-    random = generator(seed, "bootstrap", x.size)
-    means = x[random.integers(x.size, size=(DRAWS, x.size))].mean(axis=1)
+    means = x[_draws(seed, x.size)].mean(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(x.mean()), float(low), float(high), int(x.size))
 
@@ -77,13 +77,23 @@ def difference(first: np.ndarray, second: np.ndarray, seed: int = 0) -> Differen
     gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     found = estimate(gaps, seed)
     n = gaps.size
-    if n <= EXACT_UP_TO:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        extra = 0
-    else:
-        signs = generator(seed, "signs", n).integers(0, 2, size=(10_000, n)) * 2 - 1
-        extra = 1  # the observed pattern itself counts, so that p is never 0
+    signs = _signs(seed, n)
+    extra = 0 if n <= EXACT_UP_TO else 1  # the observed pattern itself counts, so that p is never 0
     means = np.abs((signs * gaps).mean(axis=1))
     reached = int((means >= abs(found.mean) * (1 - 1e-12)).sum())
     p = (reached + extra) / (len(signs) + extra)
     return Difference(found.mean, found.low, found.high, float(p), n)
+
+
+@functools.lru_cache(maxsize=1)
+def _draws(seed: int, count: int) -> np.ndarray:
+    """[DRAWS, count] which pictures each bootstrap sample holds; alike for every cell of a table."""
+    return generator(seed, "bootstrap", count).integers(count, size=(DRAWS, count))
+
+
+@functools.lru_cache(maxsize=1)
+def _signs(seed: int, count: int) -> np.ndarray:
+    """[patterns, count] signs, alike for every cell of a table; float64, as what they are multiplied with."""
+    if count <= EXACT_UP_TO:
+        return 1.0 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    return generator(seed, "signs", count).integers(0, 2, size=(10_000, count)) * 2.0 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class _Prepared(NamedTuple):
 
 
 class Subject:
-    """A loaded model, as something to be measured. For one thread at a time.
+    """A loaded model, as something to be measured. Thread-safe.
 
     Pictures `x` are [N, ...] as the model takes them; where it takes integers of 8 or 16 bits, fractions are
     rounded. Every answer is a numpy array in the order of `x`.
@@ -94,6 +95,7 @@ class Subject:
         given = {} if shape is None else {self._spec.name: (1, *shape)}
         self._picture = model.default_shapes(**given)[self._spec.name][1:]
         self._prepared: dict[int, _Prepared] = {}
+        self._lock = threading.RLock()
         self.memory = Memory()
         self._sizes = self._possible_sizes(batch)
         self.plan = self._prepare(self._sizes[-1]).plan
@@ -310,19 +312,21 @@ class Subject:
             begin += size
 
     def _prepare(self, size: int) -> _Prepared:
-        if size not in self._prepared:
-            program = self.model.program({self._spec.name: (size, *self._picture)})
-            plan = make_plan(program, output=self._ends["output"], top=self._ends["top"])
-            self._prepared[size] = _Prepared(plan, {})
-        return self._prepared[size]
+        with self._lock:
+            if size not in self._prepared:
+                program = self.model.program({self._spec.name: (size, *self._picture)})
+                plan = make_plan(program, output=self._ends["output"], top=self._ends["top"])
+                self._prepared[size] = _Prepared(plan, {})
+            return self._prepared[size]
 
     def _extract(self, prepared: _Prepared, source: str, target: str) -> tuple[Subprogram, tuple[Array, ...]]:
         """The function from one tensor to another, and the weights that it reads."""
-        if (source, target) not in prepared.extracts:
-            program = prepared.plan.program
-            subprogram, names = program.extract(source, (target,), whole=source == self.source)
-            prepared.extracts[source, target] = subprogram, program.operands(names, {})
-        return prepared.extracts[source, target]
+        with self._lock:
+            if (source, target) not in prepared.extracts:
+                program = prepared.plan.program
+                subprogram, names = program.extract(source, (target,), whole=source == self.source)
+                prepared.extracts[source, target] = subprogram, program.operands(names, {})
+            return prepared.extracts[source, target]
 
     def _along(
         self, stations: Sequence[str], value: np.ndarray, wanted: Sequence[str]

@@ -39,27 +39,25 @@ def layer_deletion(shown: Shown) -> Outcome:
 
 def tapped(sample: Sample, layer: str) -> tuple[np.ndarray, Axes]:
     """The layer's forward value for the picture, and its axes."""
-    key = ("tapped", layer)
-    if key not in sample.cache:
+
+    def make() -> tuple[np.ndarray, Axes]:
         value = np.asarray(sample.subject.tap(sample.picture.x, [layer])[layer])
-        sample.cache[key] = value, sample.subject.layer(layer).axes
-    found = sample.cache[key]
-    assert isinstance(found, tuple)
-    return found
+        return value, sample.subject.layer(layer).axes
+
+    return sample.memory.get(("tapped", layer), make)
 
 
 def _by_chance(sample: Sample, layer: str) -> np.ndarray:
     """[shares] mean drop over random orders."""
-    key = ("random cells", layer)
-    if key not in sample.cache:
+
+    def make() -> np.ndarray:
         value, axes = tapped(sample, layer)
         random = sample.random("random cells", layer)
         count = int(np.prod(axes.size(value.shape)))
         orders = np.stack([random.permutation(count) for _ in range(DRAWS)])
-        sample.cache[key] = _drops(sample, layer, orders).mean(axis=0)
-    found = sample.cache[key]
-    assert isinstance(found, np.ndarray)
-    return found
+        return _drops(sample, layer, orders).mean(axis=0)
+
+    return sample.memory.get(("random cells", layer), make)
 
 
 def _drops(sample: Sample, layer: str, orders: np.ndarray) -> np.ndarray:

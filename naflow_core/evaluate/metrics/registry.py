@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 
 from naflow_core.errors import OptionError
 from naflow_core.evaluate.arrays import enlarged, generator, strongest_first, without_ties
+from naflow_core.evaluate.memory import Memory
 from naflow_core.evaluate.picture import Axes, Picture
 from naflow_core.evaluate.subject import Subject
 
@@ -22,7 +24,7 @@ Point = tuple[float, float]
 
 @dataclass
 class Sample:
-    """One picture in front of one model; shared by all methods, layers and measures.
+    """One picture in front of one model; shared by all methods, layers and measures, on several threads.
 
     Attributes:
         subject: the model.
@@ -33,7 +35,7 @@ class Sample:
         seed: of the evaluation.
         depths: how many blocks from the head down `randomised` shuffles.
         twin: the model to compare maps with, if any.
-        cache: what was computed for this picture and can be shared, by whatever key.
+        memory: what was computed for this picture and can be shared, by whatever key.
     """
 
     subject: Subject
@@ -45,7 +47,7 @@ class Sample:
     seed: int
     depths: tuple[int, ...] = ()
     twin: Subject | None = None
-    cache: dict[object, object] = field(default_factory=dict)
+    memory: Memory = field(default_factory=lambda: Memory(math.inf))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,12 +63,16 @@ class Sample:
     def _digest(self) -> str:
         return self.picture.digest
 
-    @functools.cached_property
+    @property
     def randomised(self) -> Mapping[int, Subject]:
         """By depth, the model with shuffled weights down to there; shuffled anew for each picture, since a
         single shuffling can be a lucky one."""
-        seed = int(self.random("weights").integers(2**31))
-        return {depth: self.subject.randomised(depth, seed) for depth in self.depths}
+
+        def make() -> Mapping[int, Subject]:
+            seed = int(self.random("weights").integers(2**31))
+            return {depth: self.subject.randomised(depth, seed) for depth in self.depths}
+
+        return self.memory.get(("randomised",), make)
 
     def random(self, *labels: object) -> np.random.Generator:
         """A generator for one purpose on this picture."""

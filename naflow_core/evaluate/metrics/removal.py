@@ -27,12 +27,11 @@ Baseline = Callable[[Sample], np.ndarray]
 
 def blur(sample: Sample) -> np.ndarray:
     """[C, H, W] the picture, blurred beyond recognition."""
-    key = "blurred picture"
-    if key not in sample.cache:
-        sample.cache[key] = blurred(sample.planes, BLUR * max(sample.size)).astype(np.float32)
-    found = sample.cache[key]
-    assert isinstance(found, np.ndarray)
-    return found
+
+    def make() -> np.ndarray:
+        return blurred(sample.planes, BLUR * max(sample.size)).astype(np.float32)
+
+    return sample.memory.get(("blurred picture",), make)
 
 
 def mean(sample: Sample) -> np.ndarray:
@@ -58,11 +57,9 @@ def chosen(shown: Shown, shares: Sequence[float]) -> np.ndarray:
 def _curve(shown: Shown, baseline: Baseline, *, insert: bool) -> Outcome:
     sample = shown.sample
     empty = baseline(sample)
-    key = ("nothing left", baseline)
-    if key not in sample.cache:
-        sample.cache[key] = float(sample.probabilities(empty[None])[0])
-    nothing = sample.cache[key]
-    assert isinstance(nothing, float)
+    nothing = sample.memory.get(
+        ("nothing left", baseline), lambda: float(sample.probabilities(empty[None])[0])
+    )
     kept = chosen(shown, SHARES) if insert else ~chosen(shown, SHARES)
     found = sample.probabilities(np.where(kept[:, None], sample.planes, empty))
     first, last = (nothing, sample.probability) if insert else (sample.probability, nothing)
@@ -175,15 +172,14 @@ def road(shown: Shown) -> Outcome:
 def _weighted(shown: Shown) -> float:
     """Probability of the picture whose contrast is weighted with the map."""
     sample = shown.sample
-    key = ("weighted", shown.method, shown.layer)
-    if key not in sample.cache:
+
+    def make() -> float:
         low, high = shown.fine.min(), shown.fine.max()
         weight = (shown.fine - low) / (high - low) if high > low else np.zeros_like(shown.fine)
         grey = mean(sample)
-        sample.cache[key] = float(sample.probabilities((grey + weight * (sample.planes - grey))[None])[0])
-    found = sample.cache[key]
-    assert isinstance(found, float)
-    return found
+        return float(sample.probabilities((grey + weight * (sample.planes - grey))[None])[0])
+
+    return sample.memory.get(("weighted", shown.method, shown.layer), make)
 
 
 @METRICS.register(

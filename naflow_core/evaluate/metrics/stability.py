@@ -97,13 +97,9 @@ def _register(name: str, what: str, again: Again) -> None:
 
         def measure(shown: Shown, correlation: Callable[..., float] = correlation) -> Outcome | None:
             key = (name, shown.method, shown.layer)
-            cache = shown.sample.cache
-            if key not in cache:
-                cache[key] = again(shown)
-            found = cache[key]
+            found = shown.sample.memory.get(key, lambda: again(shown))
             if found is None:
                 return None
-            assert isinstance(found, np.ndarray)
             return Outcome(correlation(_fine(shown, shown.map), found))
 
         title = f"{kind.capitalize()}'s correlation with the map of {what}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import naflow_core as nf
-from naflow_core.evaluate import FLOW, METRICS, Evaluation, Picture, rivals
+from naflow_core.evaluate import FLOW, METRICS, Evaluation, Picture, rivals, threads
 from naflow_core.evaluate.folder import PICTURES
 from support.evaluation_cases import digits, digits_model
 
@@ -65,6 +65,19 @@ def test_one_seed_gives_one_outcome(model: nf.Model, outcome: dict[str, Any]) ->
     other = finished(evaluation(model, digits(3), seed=1))
     means = [[e["mean"] for e in found["results"] if e["method"] == "random"] for found in (outcome, other)]
     assert means[0] != means[1]
+
+
+def test_threads_change_no_value(
+    model: nf.Model, outcome: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One by one, and all methods at once: the same to the last bit, in the same order on disk."""
+    lines = []
+    for count in (1, len(METHODS)):
+        monkeypatch.setattr(threads, "THREADS", count)
+        found = evaluation(model, digits(3), folder=tmp_path / str(count))
+        assert json.dumps(finished(found)) == json.dumps(outcome)
+        lines.append((tmp_path / str(count) / PICTURES).read_bytes())
+    assert lines[0] == lines[1]
 
 
 def test_neither_order_nor_company_changes_a_value(model: nf.Model) -> None:

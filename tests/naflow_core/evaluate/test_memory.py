@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 
 from naflow_core.evaluate.memory import Memory, digest
 
@@ -28,6 +32,31 @@ def test_the_oldest_goes_first() -> None:
     assert made == ["one", "two", "three", "two"]
     assert len(get("large", 1000)) == len(get("large", 1000)) == 1000  # never kept
     assert made[-2:] == ["large", "large"]
+
+
+def test_what_several_threads_need_is_made_once() -> None:
+    memory, made, begun = Memory(), [], threading.Event()
+
+    def slow() -> np.ndarray:
+        begun.set()
+        made.append(memory.get(("within",), lambda: 1))  # another key in the meantime
+        threading.Event().wait(0.05)
+        return np.zeros(3)
+
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(memory.get, ("slow",), slow) for _ in range(3)]
+        assert begun.wait(30)
+        assert memory.get(("other",), lambda: "at once") == "at once"
+        first = answers[0].result()
+        assert all(answer.result() is first for answer in answers)
+    assert made == [1]
+
+
+def test_a_failure_is_not_kept() -> None:
+    memory = Memory()
+    with pytest.raises(ZeroDivisionError):
+        memory.get(("key",), lambda: 1 // 0)
+    assert memory.get(("key",), lambda: 7) == 7
 
 
 def test_digests_tell_arrays_apart() -> None:

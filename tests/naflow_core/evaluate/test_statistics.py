@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naflow_core.evaluate.arrays import averaged, blurred, enlarged, pearson, ranks, spearman, without_ties
+from naflow_core.evaluate.arrays import (
+    averaged,
+    blurred,
+    enlarged,
+    pearson,
+    ranks,
+    spearman,
+    strongest_first,
+    without_ties,
+)
 from naflow_core.evaluate.statistics import difference, estimate
 
 
@@ -90,3 +101,13 @@ def test_ties_break_at_random_and_nothing_else_does() -> None:
     values = np.array([[0.0, 0.0], [1.0, 1.0 + 1e-6]])
     orders = {tuple(np.argsort(without_ties(values, np.random.default_rng(i)), axis=None)) for i in range(20)}
     assert orders == {(0, 1, 2, 3), (1, 0, 2, 3)}
+
+
+@pytest.mark.parametrize("values", [[3, 1, 2], [2, 1, 2, 0, 1], [0, 0, 0], [5]])
+def test_the_strongest_come_first_and_equal_ones_in_random_order(values: list[int]) -> None:
+    orders = [strongest_first(np.array(values), np.random.default_rng(i)) for i in range(40)]
+    for order in orders:
+        assert sorted(order) == list(range(len(values)))
+        assert [values[i] for i in order] == sorted(values, reverse=True)
+    ways = np.prod([math.factorial(values.count(value)) for value in set(values)])
+    assert len({tuple(order) for order in orders}) == ways
