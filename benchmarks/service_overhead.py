@@ -5,8 +5,10 @@
 Four subjects, each answered by a server process on loopback and read by the SDK in this one:
 
     bare     the messages of `ready`, serialised beforehand, over plain gRPC without a line of ours in the
-             server: what the transport and the SDK alone cost on this machine
-    ready    53 maps of 56x56 that exist beforehand, so that nothing but the service is measured
+             server: what the transport and the SDK alone cost on this machine; they hold as many maps as
+             the server's queue does
+    ready    53 maps of 56x56 that exist beforehand, handed out by the server's own compute thread, so that
+             nothing but the service is measured
     relay    a seeded network with 53 layers of 56x56, computed
     digits   the bundled example network, all its spine layers, computed
 
@@ -24,20 +26,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
+import jax
 import numpy as np
 from service_models import DIGITS, pictures, relay, repository
 from service_process import ServerProcess, report
 
 import naflow_core as nf
+from naflow.v1.explanation_pb2 import ExplainEvent
 from naflow_client import Client
 from naflow_server import convert
 from naflow_server.app import Server
 from naflow_server.engine import (
+    Call,
+    EngineError,
     Event,
     ExplainRequest,
     Header,
@@ -51,10 +57,46 @@ from naflow_server.engine import (
     VersionInfo,
 )
 from naflow_server.engine.banks import Banks
-from naflow_server.settings import BankSettings, Settings
+from naflow_server.engine.job import Job
+from naflow_server.engine.programs import ProgramLimit
+from naflow_server.engine.scheduler import Scheduler
+from naflow_server.settings import BankSettings, LimitSettings, Settings
 
 MAPS, SIDE = 53, 56
 GOAL = 5.0
+
+
+class Handing(Job):
+    """Hands ready-made events to one call, one each turn, as a computation does."""
+
+    def __init__(self, call: Call, events: Iterable[Event]) -> None:
+        self._call, self._events = call, iter(events)
+
+    def turn(self) -> Sequence[Job]:
+        """See `Job`."""
+        event = next(self._events)
+        self._call.put(event)
+        if not isinstance(event, Summary):
+            return (self,)
+        self._call.settle()
+        return ()
+
+    def ready(self, now: float) -> bool:
+        """See `Job`."""
+        del now
+        return self._call.has_room
+
+    def release(self) -> None:
+        """Holds nothing."""
+
+    def settle(self, error: EngineError) -> None:
+        """See `Job`."""
+        self._call.settle(error)
+
+    @property
+    def waits_for(self) -> Sequence[Call]:
+        """See `Job`."""
+        return () if self._call.has_room else (self._call,)
 
 
 class ReadyEngine:
@@ -62,6 +104,9 @@ class ReadyEngine:
 
     def __init__(self) -> None:
         self.banks = Banks(BankSettings())  # off
+        self._limits = LimitSettings()
+        programs = ProgramLimit(None, lambda: 0, nf.drop_programs)
+        self._scheduler = Scheduler(jax.local_devices()[:1], self._limits, 0.0, False, programs)
         random = np.random.default_rng(0)
         zeros = np.zeros(1)
         self.flows = [
@@ -95,7 +140,8 @@ class ReadyEngine:
         )
 
     async def start(self) -> None:
-        """Nothing to start."""
+        """Start the compute thread."""
+        self._scheduler.start()
 
     async def loaded(self) -> None:
         """Nothing to wait for."""
@@ -104,7 +150,8 @@ class ReadyEngine:
         """Nothing runs for long."""
 
     async def stop(self, grace: float) -> None:
-        """Nothing to stop."""
+        """Stop the compute thread."""
+        self._scheduler.close(grace)
 
     def statistics(self) -> Statistics:
         """Always idle."""
@@ -117,19 +164,34 @@ class ReadyEngine:
         """The one model."""
         return [ModelInfo("ready", (VersionInfo("1", State.READY),))]
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> Iterator[Event]:
         """Header, maps, summary."""
         yield self._header
         for flow in reversed(self.flows):
             yield LayerFlow(flow)
         yield Summary(MAPS, 0, Seconds(0.0, 0.0, 0.0, 0.0), 0, 1)
 
-    @contextlib.asynccontextmanager
-    async def explain(self, request: ExplainRequest) -> AsyncIterator[AsyncIterator[Event]]:
+    def explain(self, request: ExplainRequest) -> Call:
         """The same for every request."""
-        del request
-        async with contextlib.aclosing(self.events()) as events:  # type: ignore[type-var]
-            yield events
+        call = Call(
+            request,
+            1,
+            capacity=self._limits.events,
+            progress_seconds=self._limits.progress_seconds,
+            loop=asyncio.get_running_loop(),
+        )
+        self._scheduler.admit(call)
+        self._scheduler.add(Handing(call, self.events()), 0)
+        return call
+
+    def messages(self, request_id: str) -> Iterator[ExplainEvent]:
+        """What a reader gets for whom the queue is full each time."""
+        answer = convert.Answer(ExplainRequest("ready", {}, request_id=request_id), grouped=True)
+        header, *flows, summary = self.events()
+        yield from answer.messages(header)
+        for begin in range(0, MAPS, self._limits.events):
+            yield from answer.messages(*flows[begin : begin + self._limits.events])
+        yield from answer.messages(summary)
 
 
 async def serve_ready() -> None:
@@ -143,12 +205,7 @@ async def serve_ready() -> None:
 
 async def serve_bare() -> None:
     """The same for `bare`."""
-    answer = convert.Answer(ExplainRequest("ready", {}, request_id="0" * 32))
-    messages = [
-        message.SerializeToString()
-        async for event in ReadyEngine().events()
-        for message in answer.messages(event)
-    ]
+    messages = [message.SerializeToString() for message in ReadyEngine().messages("0" * 32)]
 
     async def explain(request: bytes, context: Any) -> AsyncIterator[bytes]:
         del request, context
@@ -208,16 +265,13 @@ def ready_made(name: str, repeats: int) -> dict[str, Any]:
     engine = ReadyEngine()
     x = pictures(1, (3, 224, 224))[0]
 
-    async def loop() -> int:
-        return sum([isinstance(event, LayerFlow) async for event in engine.events()])
-
-    with subject_server(name) as address, Client(address, deadline=60) as client, asyncio.Runner() as runner:
+    with subject_server(name) as address, Client(address, deadline=60) as client:
         result = client.explain("ready", x).collect()
         for flow, made in zip(result.flows, engine.flows, strict=True):
             assert flow.map.tobytes() == made.map.tobytes(), "what arrives is what was made"
         return compare(
             name,
-            lambda: runner.run(loop()),
+            lambda: sum(isinstance(event, LayerFlow) for event in engine.events()),
             lambda: len(client.explain("ready", x).collect().flows),
             repeats,
         )
