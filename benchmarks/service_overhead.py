@@ -7,8 +7,8 @@ Four subjects, each answered by a server process on loopback and read by the SDK
     bare     the messages of `ready`, serialised beforehand, over plain gRPC without a line of ours in the
              server: what the transport and the SDK alone cost on this machine; they hold as many maps as
              the server's queue does
-    ready    53 maps of 56x56 that exist beforehand, handed out by the server's own compute thread, so that
-             nothing but the service is measured
+    ready    53 maps of 56x56 that exist beforehand, put into a call's queue by a thread, so that nothing but
+             the service is measured
     relay    a seeded network with 53 layers of 56x56, computed
     digits   the bundled example network, all its spine layers, computed
 
@@ -25,13 +25,14 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import jax
 import numpy as np
 from service_models import DIGITS, pictures, relay, repository
 from service_process import ServerProcess, report
@@ -43,7 +44,6 @@ from naflow_server import convert
 from naflow_server.app import Server
 from naflow_server.engine import (
     Call,
-    EngineError,
     Event,
     ExplainRequest,
     Header,
@@ -57,46 +57,45 @@ from naflow_server.engine import (
     VersionInfo,
 )
 from naflow_server.engine.banks import Banks
-from naflow_server.engine.job import Job
-from naflow_server.engine.programs import ProgramLimit
-from naflow_server.engine.scheduler import Scheduler
 from naflow_server.settings import BankSettings, LimitSettings, Settings
 
 MAPS, SIDE = 53, 56
 GOAL = 5.0
 
 
-class Handing(Job):
-    """Hands ready-made events to one call, one each turn, as a computation does."""
+class Feeder:
+    """Hands ready-made events to calls, one call after the other, from a thread as the engine's."""
 
-    def __init__(self, call: Call, events: Iterable[Event]) -> None:
-        self._call, self._events = call, iter(events)
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Call, Iterable[Event]]] = deque()
 
-    def turn(self) -> Sequence[Job]:
-        """See `Job`."""
-        event = next(self._events)
-        self._call.put(event)
-        if not isinstance(event, Summary):
-            return (self,)
-        self._call.settle()
-        return ()
+    def start(self) -> None:
+        """Start the thread; it ends with the process."""
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def ready(self, now: float) -> bool:
-        """See `Job`."""
-        del now
-        return self._call.has_room
+    def add(self, call: Call, events: Iterable[Event]) -> None:
+        """Hand these events to a call."""
+        call.on_room = call.on_settled = self._tell
+        self._waiting.append((call, events))
+        self._tell(call)
 
-    def release(self) -> None:
-        """Holds nothing."""
+    def _tell(self, call: Call) -> None:
+        del call
+        with self._changed:
+            self._changed.notify()
 
-    def settle(self, error: EngineError) -> None:
-        """See `Job`."""
-        self._call.settle(error)
-
-    @property
-    def waits_for(self) -> Sequence[Call]:
-        """See `Job`."""
-        return () if self._call.has_room else (self._call,)
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+            call, events = self._waiting.popleft()
+            for event in events:
+                if not call.has_room:
+                    with self._changed:
+                        self._changed.wait_for(lambda: call.has_room or call.settled)  # noqa: B023
+                call.put(event)
+            call.settle()
 
 
 class ReadyEngine:
@@ -105,8 +104,7 @@ class ReadyEngine:
     def __init__(self) -> None:
         self.banks = Banks(BankSettings())  # off
         self._limits = LimitSettings()
-        programs = ProgramLimit(None, lambda: 0, nf.drop_programs)
-        self._scheduler = Scheduler(jax.local_devices()[:1], self._limits, 0.0, False, programs)
+        self._feeder = Feeder()
         random = np.random.default_rng(0)
         zeros = np.zeros(1)
         self.flows = [
@@ -140,8 +138,8 @@ class ReadyEngine:
         )
 
     async def start(self) -> None:
-        """Start the compute thread."""
-        self._scheduler.start()
+        """Start the thread that hands out."""
+        self._feeder.start()
 
     async def loaded(self) -> None:
         """Nothing to wait for."""
@@ -150,8 +148,7 @@ class ReadyEngine:
         """Nothing runs for long."""
 
     async def stop(self, grace: float) -> None:
-        """Stop the compute thread."""
-        self._scheduler.close(grace)
+        """Nothing to stop."""
 
     def statistics(self) -> Statistics:
         """Always idle."""
@@ -180,8 +177,7 @@ class ReadyEngine:
             progress_seconds=self._limits.progress_seconds,
             loop=asyncio.get_running_loop(),
         )
-        self._scheduler.admit(call)
-        self._scheduler.add(Handing(call, self.events()), 0)
+        self._feeder.add(call, self.events())
         return call
 
     def messages(self, request_id: str) -> Iterator[ExplainEvent]:

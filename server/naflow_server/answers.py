@@ -85,8 +85,7 @@ class Answers:
                         model = event.model
                     room = answer.room(event)
                     more = computed.waiting(room) if room else ()
-                    for sent in (event, *more):
-                        self._metrics.event(model, sent)
+                    self._metrics.event(model, event, len(more))
                     for part in answer.messages(event, *more):
                         yield part
                     if isinstance(event, Summary):

@@ -62,7 +62,7 @@ class Call(AsyncIterator[Event]):
         self._events: deque[Event] = deque()
         self._settled = False
         self._error: EngineError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
 
     # Any thread
 
@@ -125,9 +125,9 @@ class Call(AsyncIterator[Event]):
         with self._lock:
             self._events.clear()
 
-    def _wake(self, waiter: asyncio.Future[None]) -> None:
+    def _wake(self, waiter: asyncio.Future[bool]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_finish, waiter)
+            self._loop.call_soon_threadsafe(_finish, waiter, True)
         except RuntimeError:  # the reader's event loop is closed: nobody will ever read
             with self._lock:
                 told, self._settled = self._settled, True
@@ -189,18 +189,16 @@ class Call(AsyncIterator[Event]):
         if self.request.deadline is not None:
             patience = min(patience, max(0.0, self.request.deadline - time.monotonic()))
         waiter = self._loop.create_future()
+        with self._lock:
+            if self._events or self._settled:  # came in before the waiter was set
+                return True
+            self._waiter = waiter
+        alarm = self._loop.call_later(patience, _finish, waiter, False)
         try:
-            with self._lock:
-                if self._events or self._settled:  # came in before the waiter was set
-                    return True
-                self._waiter = waiter
-            async with asyncio.timeout(patience):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            alarm.cancel()
             self._waiter = None
-        return True
 
     async def __aenter__(self) -> Call:
         return self
@@ -211,9 +209,9 @@ class Call(AsyncIterator[Event]):
         self.cancel()
 
 
-def _finish(waiter: asyncio.Future[None]) -> None:
+def _finish(waiter: asyncio.Future[bool], changed: bool) -> None:
     if not waiter.done():
-        waiter.set_result(None)
+        waiter.set_result(changed)
 
 
 def _deadline_exceeded() -> EngineError:
