@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -52,8 +51,7 @@ POSITIVE = method_pb2.EVIDENCE_POSITIVE
 Item = Header | Flow | LayerFailure | Progress | Summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     """What a layer's message must agree with, ready to compare."""
 
     tensor: str
