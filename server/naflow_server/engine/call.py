@@ -178,8 +178,8 @@ class Call(AsyncIterator[Event]):
         return taken
 
     def _tell_of_room(self) -> None:
-        """Once the reader has gone to send what it took: a compute thread that wakes up in the middle of this
-        only fights it for the interpreter."""
+        """Call `on_room` when the reader has begun to send what it took: a compute thread that wakes up
+        before only fights it for the interpreter."""
         if self.on_room is not None:
             self._loop.call_soon(self.on_room, self)
 
