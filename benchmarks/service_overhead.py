@@ -5,8 +5,10 @@
 Four subjects, each answered by a server process on loopback and read by the SDK in this one:
 
     bare     the messages of `ready`, serialised beforehand, over plain gRPC without a line of ours in the
-             server: what the transport and the SDK alone cost on this machine
-    ready    53 maps of 56x56 that exist beforehand, so that nothing but the service is measured
+             server: what the transport and the SDK alone cost on this machine; they hold as many maps as
+             the server's queue does
+    ready    53 maps of 56x56 that exist beforehand, put into a call's queue by a thread, so that nothing but
+             the service is measured
     relay    a seeded network with 53 layers of 56x56, computed
     digits   the bundled example network, all its spine layers, computed
 
@@ -23,8 +25,10 @@ import contextlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +38,12 @@ from service_models import DIGITS, pictures, relay, repository
 from service_process import ServerProcess, report
 
 import naflow_core as nf
+from naflow.v1.explanation_pb2 import ExplainEvent
 from naflow_client import Client
 from naflow_server import convert
 from naflow_server.app import Server
 from naflow_server.engine import (
+    Call,
     Event,
     ExplainRequest,
     Header,
@@ -51,10 +57,45 @@ from naflow_server.engine import (
     VersionInfo,
 )
 from naflow_server.engine.banks import Banks
-from naflow_server.settings import BankSettings, Settings
+from naflow_server.settings import BankSettings, LimitSettings, Settings
 
 MAPS, SIDE = 53, 56
 GOAL = 5.0
+
+
+class Feeder:
+    """Hands ready-made events to calls, one call after the other, from a thread as the engine's."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[tuple[Call, Iterable[Event]]] = deque()
+
+    def start(self) -> None:
+        """Start the thread; it ends with the process."""
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def add(self, call: Call, events: Iterable[Event]) -> None:
+        """Hand these events to a call."""
+        call.on_room = call.on_settled = self._tell
+        self._waiting.append((call, events))
+        self._tell(call)
+
+    def _tell(self, call: Call) -> None:
+        del call
+        with self._changed:
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+            call, events = self._waiting.popleft()
+            for event in events:
+                if not call.has_room:
+                    with self._changed:
+                        self._changed.wait_for(lambda: call.has_room or call.settled)  # noqa: B023
+                call.put(event)
+            call.settle()
 
 
 class ReadyEngine:
@@ -62,6 +103,8 @@ class ReadyEngine:
 
     def __init__(self) -> None:
         self.banks = Banks(BankSettings())  # off
+        self._limits = LimitSettings()
+        self._feeder = Feeder()
         random = np.random.default_rng(0)
         zeros = np.zeros(1)
         self.flows = [
@@ -95,7 +138,8 @@ class ReadyEngine:
         )
 
     async def start(self) -> None:
-        """Nothing to start."""
+        """Start the thread that hands out."""
+        self._feeder.start()
 
     async def loaded(self) -> None:
         """Nothing to wait for."""
@@ -117,19 +161,33 @@ class ReadyEngine:
         """The one model."""
         return [ModelInfo("ready", (VersionInfo("1", State.READY),))]
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> Iterator[Event]:
         """Header, maps, summary."""
         yield self._header
         for flow in reversed(self.flows):
             yield LayerFlow(flow)
         yield Summary(MAPS, 0, Seconds(0.0, 0.0, 0.0, 0.0), 0, 1)
 
-    @contextlib.asynccontextmanager
-    async def explain(self, request: ExplainRequest) -> AsyncIterator[AsyncIterator[Event]]:
+    def explain(self, request: ExplainRequest) -> Call:
         """The same for every request."""
-        del request
-        async with contextlib.aclosing(self.events()) as events:  # type: ignore[type-var]
-            yield events
+        call = Call(
+            request,
+            1,
+            capacity=self._limits.events,
+            progress_seconds=self._limits.progress_seconds,
+            loop=asyncio.get_running_loop(),
+        )
+        self._feeder.add(call, self.events())
+        return call
+
+    def messages(self, request_id: str) -> Iterator[ExplainEvent]:
+        """What a reader gets for whom the queue is full each time."""
+        answer = convert.Answer(ExplainRequest("ready", {}, request_id=request_id), grouped=True)
+        header, *flows, summary = self.events()
+        yield from answer.messages(header)
+        for begin in range(0, MAPS, self._limits.events):
+            yield from answer.messages(*flows[begin : begin + self._limits.events])
+        yield from answer.messages(summary)
 
 
 async def serve_ready() -> None:
@@ -143,12 +201,7 @@ async def serve_ready() -> None:
 
 async def serve_bare() -> None:
     """The same for `bare`."""
-    answer = convert.Answer(ExplainRequest("ready", {}, request_id="0" * 32))
-    messages = [
-        message.SerializeToString()
-        async for event in ReadyEngine().events()
-        for message in answer.messages(event)
-    ]
+    messages = [message.SerializeToString() for message in ReadyEngine().messages("0" * 32)]
 
     async def explain(request: bytes, context: Any) -> AsyncIterator[bytes]:
         del request, context
@@ -208,16 +261,13 @@ def ready_made(name: str, repeats: int) -> dict[str, Any]:
     engine = ReadyEngine()
     x = pictures(1, (3, 224, 224))[0]
 
-    async def loop() -> int:
-        return sum([isinstance(event, LayerFlow) async for event in engine.events()])
-
-    with subject_server(name) as address, Client(address, deadline=60) as client, asyncio.Runner() as runner:
+    with subject_server(name) as address, Client(address, deadline=60) as client:
         result = client.explain("ready", x).collect()
         for flow, made in zip(result.flows, engine.flows, strict=True):
             assert flow.map.tobytes() == made.map.tobytes(), "what arrives is what was made"
         return compare(
             name,
-            lambda: runner.run(loop()),
+            lambda: sum(isinstance(event, LayerFlow) for event in engine.events()),
             lambda: len(client.explain("ready", x).collect().flows),
             repeats,
         )

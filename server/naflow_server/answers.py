@@ -75,7 +75,7 @@ class Answers:
         try:
             request = convert.explain_request(message, request_id, self._deadline(call))
             request = dataclasses.replace(request, trace=trace)
-            answer = convert.Answer(request, message.top_k)
+            answer = convert.Answer(request, message.top_k, message.grouped_flows)
             async with (
                 self._engine.explain(request) as computed,
                 self._references.beside(computed, request, message.reference_prediction) as events,
@@ -83,8 +83,10 @@ class Answers:
                 async for event in events:
                     if isinstance(event, Header):
                         model = event.model
-                    self._metrics.event(model, event)
-                    for part in answer.messages(event):
+                    room = answer.room(event)
+                    more = computed.waiting(room) if room else ()
+                    self._metrics.event(model, event, len(more))
+                    for part in answer.messages(event, *more):
                         yield part
                     if isinstance(event, Summary):
                         code = "OK"

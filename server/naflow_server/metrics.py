@@ -73,11 +73,11 @@ class Metrics:
         self._calls.labels(rpc, code).inc()
         self._call_seconds.labels(rpc).observe(seconds)
 
-    def event(self, model: str, event: Event) -> None:
-        """An event of an explanation of a model that exists was sent."""
+    def event(self, model: str, event: Event, more: int = 0) -> None:
+        """An event of an explanation of a model that exists was sent, and with a map as many more."""
         match event:
             case LayerFlow():
-                self._sent(model).inc()
+                self._sent(model).inc(1 + more)
             case LayerFailure():
                 self._layers.labels(model, "failed").inc()
             case Summary():

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import numpy as np
 
-from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Header, Progress
+from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Header, LayerFlow, Progress
 
 PATIENCE = 5.0
 """Seconds between signs of life while a header waits."""
@@ -24,6 +24,9 @@ class Events(Protocol):
 
     def __aiter__(self) -> AsyncIterator[Event]: ...
     async def __anext__(self) -> Event: ...
+    def waiting(self, room: int) -> Sequence[LayerFlow]:
+        """The maps that come next and are there already, as many as have up to `room` bytes together."""
+
     def reference_scores(self, output: str) -> np.ndarray:
         """What onnxruntime says about its pictures, [N, classes]; blocks."""
 

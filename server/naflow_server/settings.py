@@ -135,7 +135,7 @@ class LimitSettings(Section):
     active: PositiveInt = 4
     calls: PositiveInt = 512
     stream_requests: PositiveInt = 16
-    events: Annotated[int, Field(ge=2, le=64)] = 3
+    events: Annotated[int, Field(ge=2, le=64)] = 4
     stalled_seconds: PositiveFloat | None = 300.0
     deadline_seconds: PositiveFloat | None = 600.0
     progress_seconds: Annotated[float, Field(gt=0, le=15)] = 10.0

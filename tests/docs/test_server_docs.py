@@ -111,7 +111,7 @@ def test_examples_are_messages(name: str, body: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == RPC.count("```protojson") == 12
+    assert len(EXAMPLES) == RPC.count("```protojson") == 13
 
 
 def test_every_reason_is_documented() -> None:

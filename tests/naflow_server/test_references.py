@@ -13,7 +13,16 @@ import pytest
 
 import naflow_core as nf
 from naflow_server import convert, references
-from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Header, LayerInfo, Progress
+from naflow_server.engine.types import (
+    Code,
+    EngineError,
+    Event,
+    ExplainRequest,
+    Header,
+    LayerFlow,
+    LayerInfo,
+    Progress,
+)
 from naflow_server.references import References
 
 SCORES = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], np.float32)
@@ -38,6 +47,9 @@ class Slow:
         prediction = nf.Prediction("y", SCORES, SCORES, "", target, SCORES.max(axis=1))
         yield Header("tiny", "1", "0" * 64, prediction, (LayerInfo(0, "t", (2, 1, 1)),))
         yield Progress(1, 1, "t", 0.5)
+
+    def waiting(self, room: int) -> tuple[LayerFlow, ...]:
+        return ()
 
     def reference_scores(self, output: str) -> np.ndarray:
         self.threads.add(threading.get_ident())

@@ -39,7 +39,7 @@ def test_later_sources_win_and_others_keep_their_values(
     monkeypatch.setenv("NAFLOW_ZOO", "/not/ours")
     got = read_settings(file, {"server.port": 3, "server.host": None, "repository.upload.enabled": True})
     assert (got.server.port, got.server.host) == (3, "0.0.0.0")
-    assert (got.limits.queue, got.limits.active, got.limits.events) == (20, 2, 3)
+    assert (got.limits.queue, got.limits.active, got.limits.events) == (20, 2, 4)
     assert got.repository.load == ("a", "b")
     assert got.repository.upload.enabled
     assert got.repository.models["resnet50"].warm_up == ({"data": (1, 3, 224, 224)},)

@@ -172,6 +172,21 @@ def answer(wanted: Sequence[np.ndarray], chunk: int = 0) -> list[Event]:
     return [*events, summary(len(wanted))]
 
 
+def grouped(events: Sequence[Event], most: int = 3) -> list[Event]:
+    """The same answer as to a caller that reads groups: up to `most` whole maps in one message."""
+    found: list[Event] = []
+    for event in events:
+        whole = event.HasField("layer_flow") and bool(event.layer_flow.data)
+        if whole and found and 0 < len(found[-1].layer_flows.flows) < most:
+            found[-1].layer_flows.flows.append(event.layer_flow)
+        elif whole:
+            flows = explanation_pb2.LayerFlows(flows=[event.layer_flow])
+            found.append(Event(request_id=event.request_id, layer_flows=flows))
+        else:
+            found.append(event)
+    return found
+
+
 def tagged(events: Sequence[Event], request_id: str) -> list[Event]:
     """The same events, as the answer to another request."""
     copies = [Event.FromString(event.SerializeToString()) for event in events]

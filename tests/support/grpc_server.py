@@ -158,7 +158,7 @@ def assembled(events: list[ex.ExplainEvent]) -> dict[int, np.ndarray]:
     """Maps by index, from one answer; checks order, sizes and that chunks follow their map."""
     maps: dict[int, np.ndarray] = {}
     waiting: tuple[ex.LayerFlow, bytearray] | None = None
-    for event in events:
+    for event in apart(events):
         kind = event.WhichOneof("event")
         assert (kind == "chunk") == (waiting is not None), f"{kind} at the wrong place"
         if kind == "layer_flow":
@@ -179,10 +179,35 @@ def assembled(events: list[ex.ExplainEvent]) -> dict[int, np.ndarray]:
     return maps
 
 
+def apart(events: list[ex.ExplainEvent]) -> Iterator[ex.ExplainEvent]:
+    """The same answer with every map in a message of its own."""
+    for event in events:
+        if event.HasField("layer_flows"):
+            for flow in event.layer_flows.flows:
+                yield ex.ExplainEvent(request_id=event.request_id, layer_flow=flow)
+        else:
+            yield event
+
+
 def _array(flow: ex.LayerFlow, data: bytes) -> np.ndarray:
     assert flow.dtype == tensor_pb2.DATA_TYPE_FLOAT
     assert len(data) == flow.byte_size
     return np.frombuffer(data, "<f4").reshape(flow.shape)
+
+
+class OneByOne:
+    """Events that are never ahead of their reader."""
+
+    def __init__(self, events: AsyncIterator[types.Event]) -> None:
+        self._events = events
+
+    def __aiter__(self) -> AsyncIterator[types.Event]:
+        return self._events
+
+    def waiting(self, room: int) -> tuple[types.LayerFlow, ...]:
+        """None."""
+        del room
+        return ()
 
 
 class TinyEngine:
@@ -236,7 +261,7 @@ class TinyEngine:
         return (grid * (index + 1) + x.reshape(len(x), -1).sum(axis=1)[:, None, None]).astype(np.float32)
 
     @contextlib.asynccontextmanager
-    async def explain(self, request: types.ExplainRequest) -> AsyncIterator[AsyncIterator[types.Event]]:
+    async def explain(self, request: types.ExplainRequest) -> AsyncIterator[OneByOne]:
         """As the engine's."""
         if request.model != "tiny":
             raise types.EngineError(types.Code.NOT_FOUND, f"no model {request.model!r}", field="model_name")
@@ -247,7 +272,7 @@ class TinyEngine:
         try:
             events = self._events(request)
             async with contextlib.aclosing(events):
-                yield events
+                yield OneByOne(events)
         finally:
             self.running -= 1
 
@@ -270,12 +295,12 @@ class TinyEngine:
                 await asyncio.sleep(0.005)
             await asyncio.sleep(0)
             self.turns += 1
-            yield types.LayerFlow(nf.Flow(index, f"t{index}", self.map(index, x), _diagnostics(count)))
+            yield types.LayerFlow(nf.Flow(index, f"t{index}", self.map(index, x), diagnostics(count)))
         seconds = types.Seconds(0.0, 0.0, 0.0, time.monotonic() - began)
         yield types.Summary(self.layers, 0, seconds, 0, count)
 
 
-def _diagnostics(count: int) -> nf.LayerDiagnostics:
+def diagnostics(count: int) -> nf.LayerDiagnostics:
     zeros = np.zeros(count)
     return nf.LayerDiagnostics(
         "node", "Relu", (count, 1, 3, 3), "mask", zeros, zeros.astype(int), zeros, zeros == 0, zeros, 0.0

@@ -17,6 +17,7 @@ from naflow_client._core.events import Item, Session
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.one import One
 from naflow_client._core.state import StreamState, cancelled, closed
+from naflow_client._core.wire import Request
 from naflow_client.aio_bank_calls import AsyncBankCalls
 from naflow_client.aio_many import AsyncInputs, AsyncManyStream
 from naflow_client.answers import Flow, Header
@@ -31,7 +32,7 @@ from naflow_client.results import Result
 from naflow_client.retry import RetryPolicy
 from naflow_client.security import PathLike, Tls
 
-Opener = Callable[[Deadline], Awaitable[tuple[explanation_pb2.ExplainRequest, Inputs]]]
+Opener = Callable[[Deadline], Awaitable[tuple[Request, Inputs]]]
 
 
 class AsyncClient(AsyncBankCalls):
@@ -100,7 +101,7 @@ class AsyncClient(AsyncBankCalls):
         """
         one = One(model, x, preprocess, ExplainOptions(**choices))
 
-        async def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
+        async def prepare(limit: Deadline) -> tuple[Request, Inputs]:
             if not one.needs_report:
                 return one.request(None)
             report = await self._inspect(model, choices.get("version"), {}, limit)
@@ -340,8 +341,7 @@ class AsyncStream(StreamState):
             while self._early:
                 yield self._early.pop(0)
             while (event := await self._next()) is not None:
-                item = self._session.feed(event)
-                if item is not None:
+                for item in self._session.feed(event):
                     yield item
             self._session.end()
             self._finished = True
@@ -356,7 +356,7 @@ class AsyncStream(StreamState):
         """
         return self.result([flow async for flow in self])
 
-    async def _try(self, request: explanation_pb2.ExplainRequest, limit: Deadline) -> CallError | None:
+    async def _try(self, request: Request, limit: Deadline) -> CallError | None:
         """One attempt to get as far as the header; returns how it failed."""
         self._session = Session(self._target)
         self._early = []
@@ -373,9 +373,8 @@ class AsyncStream(StreamState):
             if event is None:
                 self._session.end()
             else:
-                item = self._session.feed(event)
-                if item is not None and not isinstance(item, Header):
-                    self._early.append(item)
+                items = self._session.feed(event)
+                self._early += [item for item in items if not isinstance(item, Header)]
         self._check_header()
         self._open = True
         return None

@@ -17,6 +17,7 @@ from naflow_client._core.many import Asked
 from naflow_client._core.methods import METHODS, Deadline
 from naflow_client._core.one import One
 from naflow_client._core.state import StreamState, closed
+from naflow_client._core.wire import Request
 from naflow_client.answers import Flow, Header
 from naflow_client.bank_calls import BankCalls
 from naflow_client.errors import CallError
@@ -31,7 +32,7 @@ from naflow_client.results import Result
 from naflow_client.retry import RetryPolicy
 from naflow_client.security import PathLike, Tls
 
-Opener = Callable[[Deadline], tuple[explanation_pb2.ExplainRequest, Inputs]]
+Opener = Callable[[Deadline], tuple[Request, Inputs]]
 
 
 class Client(BankCalls):
@@ -114,7 +115,7 @@ class Client(BankCalls):
         """
         one = One(model, x, preprocess, ExplainOptions(**choices))
 
-        def prepare(limit: Deadline) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
+        def prepare(limit: Deadline) -> tuple[Request, Inputs]:
             if not one.needs_report:
                 return one.request(None)
             return one.request(self._inspect(model, choices.get("version"), {}, limit))
@@ -344,9 +345,7 @@ class Stream(StreamState):
             while self._early:
                 yield self._early.pop(0)
             while (event := self._next()) is not None:
-                item = self._session.feed(event)
-                if item is not None:
-                    yield item
+                yield from self._session.feed(event)
             self._session.end()
             self._finished = True
         finally:
@@ -360,7 +359,7 @@ class Stream(StreamState):
         """
         return self.result(list(self))
 
-    def _try(self, request: explanation_pb2.ExplainRequest, limit: Deadline) -> CallError | None:
+    def _try(self, request: Request, limit: Deadline) -> CallError | None:
         """One attempt to get as far as the header; returns how it failed."""
         self._session = Session(self._target)
         self._early = []
@@ -377,9 +376,8 @@ class Stream(StreamState):
             if event is None:
                 self._session.end()
             else:
-                item = self._session.feed(event)
-                if item is not None and not isinstance(item, Header):
-                    self._early.append(item)
+                items = self._session.feed(event)
+                self._early += [item for item in items if not isinstance(item, Header)]
         self._check_header()
         self._open = True
         return None

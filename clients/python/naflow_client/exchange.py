@@ -14,12 +14,12 @@ from typing import Any
 
 import grpc
 
-from naflow.v1 import explanation_pb2
 from naflow_client._core import status
 from naflow_client._core.connection import Connection
 from naflow_client._core.many import Asked, Ledger
 from naflow_client._core.methods import Deadline
 from naflow_client._core.state import cancelled, closed
+from naflow_client._core.wire import Request
 from naflow_client.errors import CallError, ClientError
 from naflow_client.models import ModelReport
 from naflow_client.outcomes import Outcome, Part, items
@@ -235,7 +235,7 @@ class Exchange:
 
     # In the thread in which gRPC sends
 
-    def _requests(self, number: int) -> Iterator[explanation_pb2.ExplainRequest]:
+    def _requests(self, number: int) -> Iterator[Request]:
         while True:
             with self._changed:
                 while True:

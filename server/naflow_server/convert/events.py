@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,26 @@ class Answer:
     Attributes:
         request: as the engine got it.
         top_k: classes to list for each picture; 0 means the default.
+        grouped: whether several maps may share a message.
     """
 
     request: types.ExplainRequest
     top_k: int = 0
+    grouped: bool = False
 
-    def messages(self, event: types.Event) -> Iterator[ex.ExplainEvent]:
-        """One message for an event, more for a map over 1 MiB."""
+    def room(self, event: types.Event) -> int:
+        """Bytes of further maps that may share the message of an event."""
+        if not self.grouped or not isinstance(event, types.LayerFlow):
+            return 0
+        return max(0, CHUNK_BYTES - event.flow.map.nbytes)
+
+    def messages(self, event: types.Event, *more: types.LayerFlow) -> Iterator[ex.ExplainEvent]:
+        """One message for an event and the maps that share it, more for a map over 1 MiB."""
         match event:
             case types.Header():
                 yield self._event(header=_header(event, self.request, self.top_k or TOP_CLASSES))
+            case types.LayerFlow() if more:
+                yield self._group([event.flow, *(other.flow for other in more)])
             case types.LayerFlow():
                 yield from self._flow(event.flow)
             case types.Progress():
@@ -72,17 +82,19 @@ class Answer:
     def _event(self, **event: Any) -> ex.ExplainEvent:
         return ex.ExplainEvent(request_id=self.request.request_id, **event)
 
+    def _group(self, flows: Sequence[nf.Flow]) -> ex.ExplainEvent:
+        event = self._event()
+        messages = event.layer_flows.flows
+        for flow in flows:
+            message = messages.add()
+            message.data = _fill(message, flow)
+        return event
+
     def _flow(self, flow: nf.Flow) -> Iterator[ex.ExplainEvent]:
-        dtype = DTYPE_CODES[flow.map.dtype.char]
-        data = flow.map.astype(DTYPES[dtype], copy=False).tobytes()
-        event = ex.ExplainEvent(request_id=self.request.request_id)
-        message = event.layer_flow  # filled in place: a message that is handed over is copied, map and all
-        message.index, message.tensor = flow.index, flow.tensor
-        message.dtype, message.byte_size = dtype, len(data)
-        message.shape.extend(flow.map.shape)
-        _fill(message.diagnostics, flow.diagnostics)
+        event = self._event()
+        data = _fill(event.layer_flow, flow)
         if len(data) <= CHUNK_BYTES:
-            message.data = data
+            event.layer_flow.data = data
             yield event
             return
         yield event
@@ -103,7 +115,7 @@ def _header(header: types.Header, request: types.ExplainRequest, top_k: int) -> 
     prediction, reference = header.prediction, header.reference
     found = prediction.similarity
     label = names_of(request.target, prediction)
-    return ex.Header(
+    message = ex.Header(
         model_name=header.model,
         model_version=header.version,
         model_sha256=header.sha256,
@@ -126,16 +138,16 @@ def _header(header: types.Header, request: types.ExplainRequest, top_k: int) -> 
             )
             for n in range(len(prediction.scores))
         ],
-        layers=[
-            ex.LayerInfo(
-                index=layer.index, tensor=layer.tensor, dtype=DTYPE_NAMES[layer.dtype], shape=layer.shape
-            )
-            for layer in header.layers
-        ],
         total_layers=header.total,
-        total_bytes=sum(math.prod(la.shape) * np.dtype(la.dtype).itemsize for la in header.layers),
         method=_method_message(request.method),
     )
+    for layer in header.layers:
+        dtype = DTYPE_NAMES[layer.dtype]
+        info = message.layers.add()
+        info.index, info.tensor, info.dtype = layer.index, layer.tensor, dtype
+        info.shape.extend(layer.shape)
+        message.total_bytes += math.prod(layer.shape) * DTYPES[dtype].itemsize
+    return message
 
 
 def _reference(
@@ -173,7 +185,21 @@ def _method_message(method: nf.Method) -> me.Method:
     )
 
 
-def _fill(message: ex.LayerDiagnostics, found: nf.LayerDiagnostics) -> None:
+def _fill(message: ex.LayerFlow, flow: nf.Flow) -> bytes:
+    """Say in a message what a map is. It is filled in place: one that is handed over is copied, map and all.
+
+    Returns:
+        The bytes of the map.
+    """
+    dtype = DTYPE_CODES[flow.map.dtype.char]
+    message.index, message.tensor = flow.index, flow.tensor
+    message.dtype, message.byte_size = dtype, flow.map.nbytes
+    message.shape.extend(flow.map.shape)
+    _fill_diagnostics(message.diagnostics, flow.diagnostics)
+    return flow.map.astype(DTYPES[dtype], copy=False).tobytes()
+
+
+def _fill_diagnostics(message: ex.LayerDiagnostics, found: nf.LayerDiagnostics) -> None:
     message.node, message.op_type, message.rule = found.node, found.op_type, found.rule
     message.shape.extend(found.shape)
     message.seconds = found.seconds

@@ -14,7 +14,7 @@ import numpy as np
 import naflow_core as nf
 from naflow_server.engine import failures
 from naflow_server.engine.targets import Found
-from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, Progress
+from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, LayerFlow, Progress
 from naflow_server.engine.version import LoadedVersion
 
 
@@ -62,7 +62,7 @@ class Call(AsyncIterator[Event]):
         self._events: deque[Event] = deque()
         self._settled = False
         self._error: EngineError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
 
     # Any thread
 
@@ -89,9 +89,9 @@ class Call(AsyncIterator[Event]):
             if self._settled:
                 return
             self._events.extend(events)
-            waited_for = self._waiter is not None
-        if waited_for:  # a wake-up costs as much as a message
-            self._wake()
+            waiter, self._waiter = self._waiter, None  # woken once: a wake-up costs as much as a message
+        if waiter is not None:
+            self._wake(waiter)
 
     def reference_scores(self, output: str) -> np.ndarray:
         """What onnxruntime says about the call's pictures, [N, classes]. Takes its time and the memory of a
@@ -113,9 +113,11 @@ class Call(AsyncIterator[Event]):
             if self._settled:
                 return
             self._settled, self._error = True, error
+            waiter, self._waiter = self._waiter, None
         if self.on_settled is not None:
             self.on_settled(self)
-        self._wake()
+        if waiter is not None:
+            self._wake(waiter)
 
     def cancel(self) -> None:
         """Stop the computation at the next layer and forget what was queued. Does nothing at the end."""
@@ -123,9 +125,9 @@ class Call(AsyncIterator[Event]):
         with self._lock:
             self._events.clear()
 
-    def _wake(self) -> None:
+    def _wake(self, waiter: asyncio.Future[bool]) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._wake_reader)
+            self._loop.call_soon_threadsafe(_finish, waiter, True)
         except RuntimeError:  # the reader's event loop is closed: nobody will ever read
             with self._lock:
                 told, self._settled = self._settled, True
@@ -134,10 +136,6 @@ class Call(AsyncIterator[Event]):
                 self.on_settled(self)
 
     # The reader's event loop
-
-    def _wake_reader(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     async def __anext__(self) -> Event:
         """The next event.
@@ -151,8 +149,8 @@ class Call(AsyncIterator[Event]):
                 event = self._events.popleft() if self._events else None
                 settled, error = self._settled, self._error
             if event is not None:
-                if full and self.on_room is not None:
-                    self.on_room(self)
+                if full:
+                    self._tell_of_room()
                 return event
             if settled:
                 if error is not None:
@@ -164,24 +162,43 @@ class Call(AsyncIterator[Event]):
                 seen = self.position
                 return Progress(seen.done, seen.total, seen.tensor, time.monotonic() - self.admitted)
 
+    def waiting(self, room: int) -> list[LayerFlow]:
+        """The maps that come next and are there already, as many as have up to `room` bytes together."""
+        taken: list[LayerFlow] = []
+        with self._lock:
+            full = not self.has_room
+            while self._events and isinstance(event := self._events[0], LayerFlow):
+                room -= event.flow.map.nbytes
+                if room < 0:
+                    break
+                taken.append(event)
+                self._events.popleft()
+        if taken and full:
+            self._tell_of_room()
+        return taken
+
+    def _tell_of_room(self) -> None:
+        """Call `on_room` when the reader has begun to send what it took: a compute thread that wakes up
+        before only fights it for the interpreter."""
+        if self.on_room is not None:
+            self._loop.call_soon(self.on_room, self)
+
     async def _wait(self) -> bool:
         """Until something changes (True), the deadline passes or a sign of life is due (False)."""
         patience = self._progress_seconds
         if self.request.deadline is not None:
             patience = min(patience, max(0.0, self.request.deadline - time.monotonic()))
         waiter = self._loop.create_future()
+        with self._lock:
+            if self._events or self._settled:  # came in before the waiter was set
+                return True
+            self._waiter = waiter
+        alarm = self._loop.call_later(patience, _finish, waiter, False)
         try:
-            with self._lock:
-                if self._events or self._settled:  # came in before the waiter was set
-                    return True
-                self._waiter = waiter
-            async with asyncio.timeout(patience):
-                await waiter
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            alarm.cancel()
             self._waiter = None
-        return True
 
     async def __aenter__(self) -> Call:
         return self
@@ -190,6 +207,11 @@ class Call(AsyncIterator[Event]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+
+def _finish(waiter: asyncio.Future[bool], changed: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(changed)
 
 
 def _deadline_exceeded() -> EngineError:

@@ -160,7 +160,7 @@ def test_options_arrive() -> None:
         request_id="me",
         reference_prediction=True,
     )
-    request = requests.explain_request(MODEL, {"x": X}, options)
+    request = requests.explain_request(MODEL, options)
     assert (request.model_version, request.output, request.top_feature_map) == ("7", "y", "t")
     assert request.explained_input == "x"
     assert (request.top_k, request.request_id, request.reference_prediction) == (2, "me", True)
@@ -181,11 +181,11 @@ def test_options_arrive() -> None:
         max_iterations=3,
         map_change=0.001,
     )
-    plain = requests.explain_request(MODEL, {}, ExplainOptions(target_class=0))
+    plain = requests.explain_request(MODEL, ExplainOptions(target_class=0))
     assert plain.target.class_target.WhichOneof("wanted") == "class_index"
     assert plain.method == method_pb2.Method(preset="default")
     assert plain.layers.set == method_pb2.LAYER_SET_BLOCKS
-    assert not requests.explain_request(MODEL, {}, ExplainOptions()).HasField("target")
+    assert not requests.explain_request(MODEL, ExplainOptions()).HasField("target")
 
 
 @pytest.mark.parametrize("dtype", sorted(requests.DTYPES))

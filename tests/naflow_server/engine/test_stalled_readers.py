@@ -103,7 +103,7 @@ def test_a_batch_goes_on_without_its_stalled_reader(root: Path, read_first: int)
     batching = {"pictures": 4, "window_seconds": 0.2}
 
     async def work() -> None:
-        async with running(settings(root, batching=batching)) as engine:
+        async with running(settings(root, batching=batching, limits={"events": 3})) as engine:
             calls = [engine.explain(request(NAME, picture(seed))) for seed in range(4)]
             begun = [await anext(calls[0]) for _ in range(read_first)]
             others = await asyncio.gather(*(read(call) for call in calls[1:]))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -28,20 +28,30 @@ from naflow_client.answers import (
 )
 from naflow_client.errors import BrokenStreamError, CallError
 
-FLOATS = {
-    tensor_pb2.DATA_TYPE_FLOAT: "float32",
-    tensor_pb2.DATA_TYPE_FLOAT16: "float16",
-    tensor_pb2.DATA_TYPE_DOUBLE: "float64",
+FLOATS: dict[int, np.dtype[Any]] = {
+    tensor_pb2.DATA_TYPE_FLOAT: np.dtype("<f4"),
+    tensor_pb2.DATA_TYPE_FLOAT16: np.dtype("<f2"),
+    tensor_pb2.DATA_TYPE_DOUBLE: np.dtype("<f8"),
 }
+NAMES = {code: dtype.newbyteorder("=").name for code, dtype in FLOATS.items()}
+FLOAT32 = np.dtype(np.float32)  # this machine's, whatever its byte order
+PICTURE = np.dtype(
+    [
+        ("retained_fraction", np.float64),
+        ("iterations", np.int64),
+        ("relative_residual", np.float64),
+        ("converged", np.bool_),
+        ("conservation_gap", np.float64),
+    ],
+    align=True,
+)
 SCALED = method_pb2.WEIGHTING_SCALED
 POSITIVE = method_pb2.EVIDENCE_POSITIVE
-CODES = {name: code for code, name in FLOATS.items()}
 
 Item = Header | Flow | LayerFailure | Progress | Summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Layer:
+class _Layer(NamedTuple):
     """What a layer's message must agree with, ready to compare."""
 
     tensor: str
@@ -49,12 +59,6 @@ class _Layer:
     dtype: np.dtype[Any]  # on the wire
     code: int
     size: int
-
-    @classmethod
-    def of(cls, info: LayerInfo) -> _Layer:
-        dtype = np.dtype(info.dtype).newbyteorder("<")
-        size = math.prod(info.shape) * dtype.itemsize
-        return cls(info.tensor, info.shape, dtype, CODES[info.dtype], size)
 
 
 class Session:
@@ -75,11 +79,12 @@ class Session:
         self._announced: tuple[_Layer, explanation_pb2.LayerFlow] | None = None
         self._map = bytearray()
 
-    def feed(self, event: explanation_pb2.ExplainEvent) -> Item | None:
+    def feed(self, event: explanation_pb2.ExplainEvent) -> Sequence[Item]:
         """Take the next event.
 
         Returns:
-            What it completes; None for a piece of a map, and for events that this client does not know.
+            What it completes, in order: several maps for a group, nothing for a piece of a map and for events
+            that this client does not know.
 
         Raises:
             BrokenStreamError: the event does not fit what came before, or is damaged.
@@ -90,18 +95,23 @@ class Session:
             raise self._broken(f"{kind} after the summary")
         if self._announced is not None and kind != "chunk":
             raise self._broken(f"{kind} between the pieces of layer {self._announced[0].tensor!r}")
+        if kind == "layer_flows":
+            return self._layer_flows(event.layer_flows)
+        item: Item | None = None
         if kind == "layer_flow":
-            return self._layer_flow(event.layer_flow)
-        if kind == "progress":
+            item = self._layer_flow(event.layer_flow)
+        elif kind == "progress":
             value = event.progress
-            return Progress(value.layers_done, value.layers_total, value.tensor, value.elapsed_seconds)
-        if kind == "summary":
-            return self._summary(event.summary)
-        if kind == "header":
-            return self._header(event)
-        if kind == "chunk":
-            return self._chunk(event.chunk)
-        return None if kind is None else self._layer_error(event.layer_error)
+            item = Progress(value.layers_done, value.layers_total, value.tensor, value.elapsed_seconds)
+        elif kind == "summary":
+            item = self._summary(event.summary)
+        elif kind == "header":
+            item = self._header(event)
+        elif kind == "chunk":
+            item = self._chunk(event.chunk)
+        elif kind == "layer_error":
+            item = self._layer_error(event.layer_error)
+        return () if item is None else (item,)
 
     def end(self) -> None:
         """The stream is over.
@@ -119,7 +129,9 @@ class Session:
             raise self._broken("a second header")
         if not message.predictions:
             raise self._broken("a header without predictions")
-        if [layer.index for layer in message.layers] != list(range(message.total_layers)):
+        layers = [self._announce(item) for item in message.layers]
+        numbered = all(layer.index == place for place, layer in enumerate(layers))
+        if not numbered or len(layers) != message.total_layers:
             raise self._broken("the header's layers are not numbered from 0")
         self.header = Header(
             model=message.model_name,
@@ -127,20 +139,37 @@ class Session:
             sha256=message.model_sha256,
             output=message.output,
             predictions=tuple(_prediction(item) for item in message.predictions),
-            layers=tuple(
-                LayerInfo(item.index, item.tensor, self._dtype(item.dtype), tuple(item.shape))
-                for item in message.layers
-            ),
+            layers=tuple(layers),
             total_bytes=message.total_bytes,
             method=method_options(message.method),
             request_id=event.request_id,
         )
-        self._coming = {layer.index: _Layer.of(layer) for layer in self.header.layers}
         return self.header
+
+    def _announce(self, message: explanation_pb2.LayerInfo) -> LayerInfo:
+        """Expect a layer's map."""
+        code = message.dtype
+        if code not in FLOATS:
+            raise self._broken(f"a map of data type {code}, which this client does not know")
+        info = LayerInfo(message.index, message.tensor, NAMES[code], tuple(message.shape[:]))
+        size = math.prod(info.shape) * FLOATS[code].itemsize
+        self._coming[info.index] = _Layer(info.tensor, info.shape, FLOATS[code], code, size)
+        return info
+
+    def _layer_flows(self, message: explanation_pb2.LayerFlows) -> list[Flow]:
+        flows = []
+        for item in message.flows:
+            flow = self._layer_flow(item)
+            if flow is None:
+                raise self._broken(f"layer {item.tensor!r} comes in a group and without its map")
+            flows.append(flow)
+        if not flows:
+            raise self._broken("a group without maps")
+        return flows
 
     def _layer_flow(self, message: explanation_pb2.LayerFlow) -> Flow | None:
         layer = self._expected("layer_flow", message.index, message.tensor)
-        shape = tuple(message.shape)
+        shape = tuple(message.shape[:])
         if message.dtype != layer.code or message.byte_size != layer.size or shape != layer.shape:
             raise self._broken(f"layer {layer.tensor!r} comes in another shape than announced")
         pictures = len(self.header.predictions) if self.header else 0
@@ -174,7 +203,7 @@ class Session:
         if len(data) != layer.size:
             raise self._broken(f"layer {layer.tensor!r} has another length than announced")
         values = np.frombuffer(data, layer.dtype).reshape(layer.shape)  # read-only, as bytes are
-        if layer.dtype != np.float32:
+        if layer.dtype != FLOAT32:
             values = _read_only(values.astype(np.float32))
         self._flows += 1
         return Flow(message.index, layer.tensor, values, _diagnostics(message.diagnostics))
@@ -214,11 +243,6 @@ class Session:
         if layer is None or layer.tensor != tensor:
             raise self._broken(f"layer {index} {tensor!r} was not announced, or comes twice")
         return layer
-
-    def _dtype(self, value: Any) -> str:
-        if value not in FLOATS:
-            raise self._broken(f"a map of data type {value}, which this client does not know")
-        return FLOATS[value]
 
     def _broken(self, what: str) -> CallError:
         return BrokenStreamError(
@@ -300,21 +324,21 @@ def _diagnostics(message: explanation_pb2.LayerDiagnostics) -> LayerDiagnostics:
         )
         for item in message.pictures
     ]
-    retained, iterations, residual, converged, gap = _read_only(np.array(rows, np.float64).reshape(-1, 5).T)
+    table = _read_only(np.array(rows, PICTURE))  # one array with columns: five arrays take twice as long
     return LayerDiagnostics(
         node=message.node,
         op_type=message.op_type,
-        shape=tuple(message.shape),
+        shape=tuple(message.shape[:]),
         rule=message.rule,
-        retained_fraction=retained,
-        iterations=_read_only(iterations.astype(np.int64)),
-        relative_residual=residual,
-        converged=_read_only(converged.astype(np.bool_)),
-        conservation_gap=gap,
+        retained_fraction=table["retained_fraction"],
+        iterations=table["iterations"],
+        relative_residual=table["relative_residual"],
+        converged=table["converged"],
+        conservation_gap=table["conservation_gap"],
         seconds=message.seconds,
     )
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array

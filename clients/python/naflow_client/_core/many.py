@@ -14,6 +14,7 @@ from naflow_client._core import requests
 from naflow_client._core.events import Session
 from naflow_client._core.one import build
 from naflow_client._core.targets import Aim, check_answer
+from naflow_client._core.wire import Request
 from naflow_client.answers import Flow, Header, Summary
 from naflow_client.errors import BrokenStreamError, CallError, ClientError, RequestError, UnsupportedError
 from naflow_client.inputs import Input, Inputs, Recipe, holds_pictures
@@ -65,9 +66,7 @@ class Asked:
         """Whether the model has to be asked what it takes."""
         return self.aim.needs_report or holds_pictures(given.x if isinstance(given, Keyed) else given)
 
-    def request(
-        self, given: Input | Keyed, index: int, report: ModelReport | None
-    ) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
+    def request(self, given: Input | Keyed, index: int, report: ModelReport | None) -> tuple[Request, Inputs]:
         """The request for the input at position `index`.
 
         Raises:
@@ -91,7 +90,7 @@ class Entry:
 
     index: int
     key: Hashable
-    request: explanation_pb2.ExplainRequest
+    request: Request
     inputs: Inputs
     session: Session
     attempts: int = 0
@@ -140,7 +139,7 @@ class Ledger:
         """Of the next input."""
         return self._read
 
-    def add(self, given: Any, made: tuple[explanation_pb2.ExplainRequest, Inputs] | ClientError) -> None:
+    def add(self, given: Any, made: tuple[Request, Inputs] | ClientError) -> None:
         """An input has been read: its request, or why there is none."""
         index, self._read = self._read, self._read + 1
         key = given.key if isinstance(given, Keyed) else index
@@ -178,7 +177,7 @@ class Ledger:
         """Whether nothing more will come."""
         return self._over
 
-    def take(self, now: float) -> explanation_pb2.ExplainRequest | None:
+    def take(self, now: float) -> Request | None:
         """The next request to send, if one is due."""
         for place, entry in enumerate(self._unsent):
             if entry.due <= now:
@@ -208,9 +207,10 @@ class Ledger:
                 "try again",
             )
         try:
-            item = entry.session.feed(event)
-            if isinstance(item, Header):
-                check_answer(item, entry.inputs)
+            items = entry.session.feed(event)
+            for item in items:
+                if isinstance(item, Header):
+                    check_answer(item, entry.inputs)
         except (BrokenStreamError, UnsupportedError) as error:
             self._ignored.add(event.request_id)  # the rest of its answer may still come
             self._answer(entry, error)
@@ -223,11 +223,11 @@ class Ledger:
                 del self._wire[event.request_id]
                 self._again(entry, now + pause)
             return
-        if isinstance(item, Header):
-            self._cuts = 0
-        if isinstance(item, Summary):
-            del self._wire[event.request_id]
-        if item is not None:
+        for item in items:
+            if isinstance(item, Header):
+                self._cuts = 0
+            if isinstance(item, Summary):
+                del self._wire[event.request_id]
             self.parts.append(Part(entry.index, entry.key, item))
 
     def ended(self) -> None:

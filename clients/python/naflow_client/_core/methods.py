@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from naflow.v1 import explanation_pb2 as explanation
 from naflow.v1 import model_repository_pb2 as repository
 from naflow.v1 import reference_bank_pb2 as bank
+from naflow_client._core.wire import Request
 from naflow_client.errors import ClientError
 
 EXPLANATIONS = "/naflow.v1.ExplanationService/"
@@ -24,6 +26,7 @@ class Method:
         path: of the method.
         kind: name of the function on a gRPC channel that calls such a method.
         request, response: message types.
+        serialise: makes bytes of what is handed over to be sent; None for a message of the request's type.
         again: whether a call that failed before its answer may be made again.
     """
 
@@ -31,6 +34,7 @@ class Method:
     kind: str
     request: Any
     response: Any
+    serialise: Callable[[Any], bytes] | None = None
     again: bool = True
 
     def on(self, channel: Any) -> Any:
@@ -38,20 +42,25 @@ class Method:
         make = getattr(channel, self.kind)
         return make(
             self.path,
-            request_serializer=self.request.SerializeToString,
+            request_serializer=self.serialise or self.request.SerializeToString,
             response_deserializer=self.response.FromString,
         )
 
 
 METHODS: dict[str, Method] = {
     "explain": Method(
-        f"{EXPLANATIONS}Explain", "unary_stream", explanation.ExplainRequest, explanation.ExplainEvent
+        f"{EXPLANATIONS}Explain",
+        "unary_stream",
+        explanation.ExplainRequest,
+        explanation.ExplainEvent,
+        Request.serialised,
     ),
     "explain_many": Method(
         f"{EXPLANATIONS}ExplainStream",
         "stream_stream",
         explanation.ExplainRequest,
         explanation.ExplainEvent,
+        Request.serialised,
     ),
     "inspect": Method(
         f"{EXPLANATIONS}InspectModel",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from naflow.v1 import explanation_pb2
 from naflow_client._core import requests
 from naflow_client._core.targets import Aim
+from naflow_client._core.wire import Request
 from naflow_client.inputs import Input, Inputs, Recipe, from_arrays, from_pictures, holds_pictures
 from naflow_client.models import ModelReport
 from naflow_client.options import ExplainOptions
@@ -27,7 +27,7 @@ class One:
         self._aim = Aim(options.target, preprocess)
         self.needs_report = holds_pictures(x) or self._aim.needs_report
 
-    def request(self, report: ModelReport | None) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
+    def request(self, report: ModelReport | None) -> tuple[Request, Inputs]:
         """What is sent, and what the maps are drawn over; `report` where it is needed.
 
         Raises:
@@ -38,7 +38,7 @@ class One:
 
 def build(
     model: str, x: Input, preprocess: Recipe, options: ExplainOptions, aim: Aim, report: ModelReport | None
-) -> tuple[explanation_pb2.ExplainRequest, Inputs]:
+) -> tuple[Request, Inputs]:
     """The request for one input of a call.
 
     Raises:
@@ -49,9 +49,9 @@ def build(
         inputs = from_pictures(x, preprocess, report)
     else:
         inputs = from_arrays(x, options.explained_input)
-    request = requests.explain_request(model, inputs.arrays, options)
+    message = requests.explain_request(model, options)
     made = aim.made(report)
     if made is not None:
-        request.target.CopyFrom(made[0])
+        message.target.CopyFrom(made[0])
         inputs = inputs.compared_with(made[1])
-    return request, inputs
+    return Request.of(message, inputs.arrays), inputs

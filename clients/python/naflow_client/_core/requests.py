@@ -31,21 +31,15 @@ DTYPES: dict[str, int] = {
 }
 
 
-def explain_request(
-    model: str, inputs: Mapping[str, NDArray[Any]], options: ExplainOptions
-) -> explanation_pb2.ExplainRequest:
-    """One explanation.
-
-    Args:
-        inputs: by input name, [N, ...]; the name "" stands for the only input of a model.
+def explain_request(model: str, options: ExplainOptions) -> explanation_pb2.ExplainRequest:
+    """One explanation, all but its inputs.
 
     Raises:
-        RequestError: a dtype or an option that cannot be put into a request, naming the field.
+        RequestError: an option that cannot be put into a request, naming the field.
     """
     request = explanation_pb2.ExplainRequest(
         model_name=model,
         model_version=options.version or "",
-        inputs={name: tensor(array, f"inputs[{name!r}]") for name, array in inputs.items()},
         method=method(options),
         layers=layers(options.layers),
         output=options.output or "",
@@ -54,6 +48,7 @@ def explain_request(
         request_id=options.request_id,
         top_k=whole(options.top_k, "top_k", 0, 1000),
         reference_prediction=options.reference_prediction,
+        grouped_flows=True,  # Session reads both, and a server from before there were groups sends none
     )
     wanted = options.target_class
     if wanted is not None and options.target is not None:
@@ -74,13 +69,25 @@ def tensor(array: NDArray[Any], where: str) -> tensor_pb2.Tensor:
     Raises:
         RequestError: a dtype that has no place on the wire.
     """
+    message, data = tensor_parts(array, where)
+    message.data = data.tobytes()
+    return message
+
+
+def tensor_parts(array: NDArray[Any], where: str) -> tuple[tensor_pb2.Tensor, memoryview]:
+    """The same without its bytes, and these, which are not copied where the array holds them as they are.
+
+    Raises:
+        RequestError: as `tensor`.
+    """
     dtype = DTYPES.get(array.dtype.name)
     if dtype is None:
         raise RequestError(
             f"{where} has dtype {array.dtype}", f"use one of {', '.join(DTYPES)}", field="inputs"
         )
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return tensor_pb2.Tensor(dtype=dtype, shape=array.shape, data=little.tobytes())  # type: ignore[arg-type]
+    head = tensor_pb2.Tensor(dtype=dtype, shape=array.shape)  # type: ignore[arg-type]
+    return head, little.reshape(-1).view(np.uint8).data
 
 
 def method(options: ExplainOptions) -> method_pb2.Method:

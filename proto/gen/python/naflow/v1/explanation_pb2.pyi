@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k", "reference_prediction", "explained_input")
+    __slots__ = ("model_name", "model_version", "inputs", "target", "method", "layers", "output", "top_feature_map", "request_id", "top_k", "reference_prediction", "explained_input", "grouped_flows")
     class InputsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class ExplainRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_PREDICTION_FIELD_NUMBER: _ClassVar[int]
     EXPLAINED_INPUT_FIELD_NUMBER: _ClassVar[int]
+    GROUPED_FLOWS_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     inputs: _containers.MessageMap[str, _tensor_pb2.Tensor]
@@ -44,10 +45,11 @@ class ExplainRequest(_message.Message):
     top_k: int
     reference_prediction: bool
     explained_input: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., reference_prediction: bool = ..., explained_input: _Optional[str] = ...) -> None: ...
+    grouped_flows: bool
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., inputs: _Optional[_Mapping[str, _tensor_pb2.Tensor]] = ..., target: _Optional[_Union[_method_pb2.Target, _Mapping]] = ..., method: _Optional[_Union[_method_pb2.Method, _Mapping]] = ..., layers: _Optional[_Union[_method_pb2.Layers, _Mapping]] = ..., output: _Optional[str] = ..., top_feature_map: _Optional[str] = ..., request_id: _Optional[str] = ..., top_k: _Optional[int] = ..., reference_prediction: bool = ..., explained_input: _Optional[str] = ..., grouped_flows: bool = ...) -> None: ...
 
 class ExplainEvent(_message.Message):
-    __slots__ = ("request_id", "header", "layer_flow", "chunk", "progress", "layer_error", "summary")
+    __slots__ = ("request_id", "header", "layer_flow", "chunk", "progress", "layer_error", "summary", "layer_flows")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     LAYER_FLOW_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +57,7 @@ class ExplainEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     LAYER_ERROR_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FLOWS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     header: Header
     layer_flow: LayerFlow
@@ -62,7 +65,8 @@ class ExplainEvent(_message.Message):
     progress: Progress
     layer_error: LayerError
     summary: Summary
-    def __init__(self, request_id: _Optional[str] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., layer_flow: _Optional[_Union[LayerFlow, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., layer_error: _Optional[_Union[LayerError, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ...) -> None: ...
+    layer_flows: LayerFlows
+    def __init__(self, request_id: _Optional[str] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., layer_flow: _Optional[_Union[LayerFlow, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., layer_error: _Optional[_Union[LayerError, _Mapping]] = ..., summary: _Optional[_Union[Summary, _Mapping]] = ..., layer_flows: _Optional[_Union[LayerFlows, _Mapping]] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("model_name", "model_version", "model_sha256", "output", "predictions", "layers", "total_layers", "total_bytes", "method")
@@ -151,6 +155,12 @@ class LayerFlow(_message.Message):
     byte_size: int
     diagnostics: LayerDiagnostics
     def __init__(self, index: _Optional[int] = ..., tensor: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., byte_size: _Optional[int] = ..., diagnostics: _Optional[_Union[LayerDiagnostics, _Mapping]] = ...) -> None: ...
+
+class LayerFlows(_message.Message):
+    __slots__ = ("flows",)
+    FLOWS_FIELD_NUMBER: _ClassVar[int]
+    flows: _containers.RepeatedCompositeFieldContainer[LayerFlow]
+    def __init__(self, flows: _Optional[_Iterable[_Union[LayerFlow, _Mapping]]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("index", "offset", "last", "crc32c", "data")
