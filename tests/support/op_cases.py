@@ -46,7 +46,18 @@ def _conv() -> list[Case]:
         ((floats(2, 3, 10), floats(3, 2, 4)), {"strides": (3,)}),
         ((floats(1, 2, 4, 5, 3), floats(2, 3, 2, 3, 3)), {"strides": (1, 2, 2)}),
     ]
+    # small patches and large ones are computed in two ways
+    rows += [((_tiled(a[0], 1), _tiled(a[1], 1), *a[2:]), o) for a, o in rows if "group" not in o]
+    for (x, w, *b), options in list(transposed):
+        if "group" not in options:
+            wide = _tiled(x, 1), _tiled(_tiled(w, 0), 1), *(_tiled(each, 0) for each in b)
+            transposed.append((wide, options))
     return [Case("Conv", *row) for row in rows] + [Case("ConvTranspose", *row) for row in transposed]
+
+
+def _tiled(array: Any, axis: int) -> Any:
+    """Five times the channels."""
+    return np.concatenate([array * factor for factor in (1, -0.5, 2, 0.25, -1)], axis).astype(array.dtype)
 
 
 def _pool() -> list[Case]:
