@@ -42,9 +42,11 @@ from naflow.v1.explanation_pb2 import ExplainEvent
 from naflow_client import Client
 from naflow_server import convert
 from naflow_server.app import Server
+from naflow_server.convert.events import CHUNK_BYTES
 from naflow_server.engine import (
     Call,
     Event,
+    EventQueue,
     ExplainRequest,
     Header,
     LayerFlow,
@@ -173,7 +175,7 @@ class ReadyEngine:
         call = Call(
             request,
             1,
-            capacity=self._limits.events,
+            queue=EventQueue(self._limits.events, self._limits.event_bytes),
             progress_seconds=self._limits.progress_seconds,
             loop=asyncio.get_running_loop(),
         )
@@ -185,8 +187,11 @@ class ReadyEngine:
         answer = convert.Answer(ExplainRequest("ready", {}, request_id=request_id), grouped=True)
         header, *flows, summary = self.events()
         yield from answer.messages(header)
-        for begin in range(0, MAPS, self._limits.events):
-            yield from answer.messages(*flows[begin : begin + self._limits.events])
+        waiting = EventQueue(self._limits.events, self._limits.event_bytes)
+        for flow in flows:
+            waiting.put(flow)
+            if waiting.full or flow is flows[-1]:
+                yield from answer.messages(*waiting.take_flows(CHUNK_BYTES))
         yield from answer.messages(summary)
 
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from google.rpc import status_pb2
 from naflow.v1 import explanation_pb2 as ex
 from naflow_server import convert
 from naflow_server.calls import Call
-from naflow_server.engine.types import Code, EngineError, ExplainRequest, Header, Summary
+from naflow_server.engine.types import Code, EngineError, ExplainRequest, Header, LayerFlow, Summary
 from naflow_server.errors import status_of, unexpected_status
 from naflow_server.metrics import Metrics
 from naflow_server.references import Events, References
@@ -44,6 +45,7 @@ class Answers:
         metrics: counts.
         side_by_side: requests in flight on one stream.
         default_deadline: seconds for requests that bring none, or None.
+        gather_seconds: for which maps are gathered after a message with maps.
         closing: set when streams shall read no further requests.
     """
 
@@ -53,10 +55,12 @@ class Answers:
         metrics: Metrics,
         side_by_side: int,
         default_deadline: float | None,
+        gather_seconds: float,
         closing: asyncio.Event,
     ) -> None:
         self._engine, self._metrics, self._closing = engine, metrics, closing
         self._side_by_side, self._default_deadline = side_by_side, default_deadline
+        self._gather_seconds = gather_seconds
         self._references = References()
 
     async def one(
@@ -70,6 +74,7 @@ class Answers:
         model, code = "", "CANCELLED"
         self._metrics.explaining.inc()
         began = time.monotonic()
+        sent = -math.inf  # maps that come together, last
         asked = {"naflow.request_id": request_id, "naflow.model": message.model_name[:128]}
         trace = call.span and call.span.child("explanation", asked)
         try:
@@ -84,7 +89,10 @@ class Answers:
                     if isinstance(event, Header):
                         model = event.model
                     room = answer.room(event)
-                    more = computed.waiting(room) if room else ()
+                    more: Sequence[LayerFlow] = ()
+                    if room:
+                        await computed.gather(sent + self._gather_seconds)
+                        more, sent = computed.waiting(room), time.monotonic()
                     self._metrics.event(model, event, len(more))
                     for part in answer.messages(event, *more):
                         yield part

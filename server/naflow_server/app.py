@@ -96,7 +96,12 @@ class Server:
         tokens = Tokens(settings.security)
         self._calls = Calls(tokens, limits.calls, self.metrics, tracing)
         answers = Answers(
-            engine, self.metrics, limits.stream_requests, limits.deadline_seconds, self._calls.closing
+            engine,
+            self.metrics,
+            limits.stream_requests,
+            limits.deadline_seconds,
+            limits.gather_seconds,
+            self._calls.closing,
         )
         self._grpc = grpc.aio.server(interceptors=(self._calls,), options=_options(limits.message_bytes))
         explanation_pb2_grpc.add_ExplanationServiceServicer_to_server(

@@ -27,6 +27,9 @@ class Events(Protocol):
     def waiting(self, room: int) -> Sequence[LayerFlow]:
         """The maps that come next and are there already, as many as have up to `room` bytes together."""
 
+    async def gather(self, moment: float) -> None:
+        """Wait for maps that are worth taking together, not past a moment in `time.monotonic()` seconds."""
+
     def reference_scores(self, output: str) -> np.ndarray:
         """What onnxruntime says about its pictures, [N, classes]; blocks."""
 

@@ -17,6 +17,7 @@ import naflow_core as nf
 from naflow.v1 import explanation_pb2 as ex
 from naflow_server.engine import types
 from naflow_server.engine.call import Call
+from naflow_server.engine.event_queue import EventQueue
 from support.benchmarks import script
 from support.grpc_server import (
     Running,
@@ -58,7 +59,10 @@ class Queued(TinyEngine):
     Attributes:
         end: how a call ends when they are out; False: it does not.
         calls: those that were made.
+        room: of a call's queue, in events and bytes.
     """
+
+    room = (4, 0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +73,7 @@ class Queued(TinyEngine):
     def explain(self, request: types.ExplainRequest) -> Any:
         """As the engine's."""
         loop = asyncio.get_running_loop()
-        call = Call(request, 1, capacity=4, progress_seconds=5.0, loop=loop)
+        call = Call(request, 1, queue=EventQueue(*self.room), progress_seconds=5.0, loop=loop)
         self.calls.append(call)
         self.fill(call)
         return call
@@ -287,16 +291,124 @@ def test_a_reader_that_stalls_holds_few_maps() -> None:
     assert max(groups(events)) <= 5  # what waits, and the one that came with it
 
 
+def a_call(queue: EventQueue) -> Call:
+    """Of the loop that runs."""
+    loop = asyncio.get_running_loop()
+    return Call(types.ExplainRequest("tiny", {}), 1, queue=queue, progress_seconds=5.0, loop=loop)
+
+
+@pytest.mark.parametrize(
+    ("events", "size", "sides", "fits"),
+    [
+        (4, 0, [8] * 6, 4),  # by count
+        (4, 6 * 256, [8] * 9, 6),  # small maps by their bytes
+        (2, 3 * 256, [16] * 5, 2),  # 1 KiB each: the bytes are reached before the count
+        (2, 3 * 256, [8, 16, 8], 2),
+    ],
+)
+def test_a_queue_is_full_by_count_and_by_bytes(events: int, size: int, sides: list[int], fits: int) -> None:
+    queue = EventQueue(events, size)
+    _, *flows, summary = answer(sides)
+    taken = 0
+    while not queue.full:
+        queue.put(flows[taken])
+        taken += 1
+    assert len(queue) == taken == fits
+    assert queue.worth_taking
+    assert queue.take() is flows[0]
+    assert not queue.full
+    queue.put(*flows[taken:], summary)
+    assert queue.take_flows(MIB) == flows[1:]
+    assert [queue.take(), queue.take()] == [summary, None]
+    queue.put(*flows)
+    queue.clear()
+    assert (len(queue), queue.full, queue.worth_taking) == (0, False, False)
+
+
+async def woken_after(call: Call, seconds: float, *events: types.Event) -> float:
+    """How long `gather` waits for `seconds` at most when these events come."""
+    began = time.monotonic()
+    gathering = asyncio.create_task(call.gather(began + seconds))
+    await asyncio.sleep(0)
+    for event in events:
+        await asyncio.to_thread(call.put, event)
+    await asyncio.wait_for(gathering, 20)
+    return time.monotonic() - began
+
+
+def test_maps_are_gathered_until_half_the_queue_or_something_else_waits() -> None:
+    _, *flows, summary = answer([8] * 6)
+
+    async def work() -> None:
+        call = a_call(EventQueue(8, 0))
+        assert await woken_after(call, 0.15, *flows[:3]) >= 0.15
+        assert call.waiting(MIB) == flows[:3]
+        assert await woken_after(call, 15, *flows[:4]) < 10
+        assert call.waiting(MIB) == flows[:4]
+        assert await woken_after(call, 15, flows[0], summary) < 10
+        assert await woken_after(call, 15) < 10  # the summary is there already
+        assert (call.waiting(MIB), await anext(call)) == (flows[:1], summary)
+        assert await woken_after(call, -1) < 10
+        ending = asyncio.create_task(woken_after(call, 15, flows[0]))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        assert await ending < 10
+        assert await woken_after(call, 15) < 10  # nothing more will come
+
+    asyncio.run(work())
+
+
+def test_a_reader_of_single_maps_is_woken_for_each() -> None:
+    _, *flows, _summary = answer([8] * 3)
+
+    async def work() -> None:
+        call = a_call(EventQueue(8, MIB))
+        for flow in flows:
+            reading = asyncio.ensure_future(anext(call))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(call.put, flow)
+            assert await asyncio.wait_for(reading, 4) is flow
+
+    asyncio.run(work())
+
+
+class Trickling(Queued):
+    """Its maps come one after the other, as from a computation."""
+
+    room = (4, MIB)
+
+    def fill(self, call: Call) -> None:
+        """Put the events in from another thread."""
+
+        def work() -> None:
+            for event in self.events:
+                call.put(event)
+                time.sleep(0.002)
+            call.settle()
+
+        threading.Thread(target=work, daemon=True).start()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_maps_that_come_soon_after_each_other_travel_together(seconds: float) -> None:
+    engine = Trickling()
+    engine.events = answer([3] * 40)
+    chosen = settings(limits={"gather_seconds": seconds})
+    with running(chosen, lambda _: engine) as server, stubs(server.address) as stub:
+        events = explain(stub, grouped=True)
+        assert sorted(assembled(events)) == list(range(40))
+        assert events[1].HasField("layer_flow")  # the first map waits for no other
+        if seconds:
+            assert (
+                len(events) == 4
+            )  # header, the first map, all others while the summary is not there, summary
+        assert len(explain(stub, grouped=False)) == 42
+
+
 def test_what_waits_is_taken_up_to_a_size() -> None:
     async def work() -> None:
         told: list[Call] = []
-        call = Call(
-            types.ExplainRequest("tiny", {}),
-            1,
-            capacity=4,
-            progress_seconds=5.0,
-            loop=asyncio.get_running_loop(),
-        )
+        call = a_call(EventQueue(4, 0))
         call.on_room = told.append
         header, *flows = answer([8] * 3)[:-1]
         assert call.waiting(MIB) == []

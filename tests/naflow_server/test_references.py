@@ -51,6 +51,9 @@ class Slow:
     def waiting(self, room: int) -> tuple[LayerFlow, ...]:
         return ()
 
+    async def gather(self, moment: float) -> None:
+        return
+
     def reference_scores(self, output: str) -> np.ndarray:
         self.threads.add(threading.get_ident())
         self.outputs.append(output)

@@ -2,6 +2,7 @@
 
 from naflow_server.engine.call import Call
 from naflow_server.engine.engine import Engine
+from naflow_server.engine.event_queue import EventQueue
 from naflow_server.engine.types import (
     Code,
     EngineError,
@@ -26,6 +27,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Event",
+    "EventQueue",
     "ExplainRequest",
     "Header",
     "LayerFailure",

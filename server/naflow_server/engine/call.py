@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from types import TracebackType
 
@@ -13,6 +12,7 @@ import numpy as np
 
 import naflow_core as nf
 from naflow_server.engine import failures
+from naflow_server.engine.event_queue import EventQueue
 from naflow_server.engine.targets import Found
 from naflow_server.engine.types import Code, EngineError, Event, ExplainRequest, LayerFlow, Progress
 from naflow_server.engine.version import LoadedVersion
@@ -42,7 +42,7 @@ class Call(AsyncIterator[Event]):
         request: ExplainRequest,
         pictures: int,
         *,
-        capacity: int,
+        queue: EventQueue,
         progress_seconds: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -57,12 +57,12 @@ class Call(AsyncIterator[Event]):
         self.position = Progress(0, 0, "", 0.0)
         self.on_room: Callable[[Call], None] | None = None
         self.on_settled: Callable[[Call], None] | None = None
-        self._capacity, self._progress_seconds, self._loop = capacity, progress_seconds, loop
+        self._events, self._progress_seconds, self._loop = queue, progress_seconds, loop
         self._lock = threading.Lock()
-        self._events: deque[Event] = deque()
         self._settled = False
         self._error: EngineError | None = None
         self._waiter: asyncio.Future[bool] | None = None
+        self._gathers = False  # the waiter is not woken for every map
 
     # Any thread
 
@@ -74,7 +74,7 @@ class Call(AsyncIterator[Event]):
     @property
     def has_room(self) -> bool:
         """Whether another event fits into the queue."""
-        return len(self._events) < self._capacity
+        return not self._events.full
 
     def expired(self, now: float) -> bool:
         """Whether the deadline has passed; the call is then ended."""
@@ -88,7 +88,9 @@ class Call(AsyncIterator[Event]):
         with self._lock:
             if self._settled:
                 return
-            self._events.extend(events)
+            self._events.put(*events)
+            if self._gathers and not self._events.worth_taking:
+                return
             waiter, self._waiter = self._waiter, None  # woken once: a wake-up costs as much as a message
         if waiter is not None:
             self._wake(waiter)
@@ -146,7 +148,7 @@ class Call(AsyncIterator[Event]):
         while True:
             with self._lock:
                 full = not self.has_room
-                event = self._events.popleft() if self._events else None
+                event = self._events.take()
                 settled, error = self._settled, self._error
             if event is not None:
                 if full:
@@ -164,18 +166,18 @@ class Call(AsyncIterator[Event]):
 
     def waiting(self, room: int) -> list[LayerFlow]:
         """The maps that come next and are there already, as many as have up to `room` bytes together."""
-        taken: list[LayerFlow] = []
         with self._lock:
             full = not self.has_room
-            while self._events and isinstance(event := self._events[0], LayerFlow):
-                room -= event.flow.map.nbytes
-                if room < 0:
-                    break
-                taken.append(event)
-                self._events.popleft()
+            taken = self._events.take_flows(room)
         if taken and full:
             self._tell_of_room()
         return taken
+
+    async def gather(self, moment: float) -> None:
+        """Wait until maps are worth taking together, but not past a moment in `time.monotonic()` seconds, nor
+        for a call in which nothing more is computed."""
+        if (patience := moment - time.monotonic()) > 0:
+            await self._until_woken(patience, gathers=True)
 
     def _tell_of_room(self) -> None:
         """Call `on_room` when the reader has begun to send what it took: a compute thread that wakes up
@@ -188,17 +190,23 @@ class Call(AsyncIterator[Event]):
         patience = self._progress_seconds
         if self.request.deadline is not None:
             patience = min(patience, max(0.0, self.request.deadline - time.monotonic()))
+        return await self._until_woken(patience)
+
+    async def _until_woken(self, patience: float, *, gathers: bool = False) -> bool:
+        """Until there is an event (with `gathers`: until it is worth coming) or the end (True), or `patience`
+        seconds have passed (False)."""
         waiter = self._loop.create_future()
         with self._lock:
-            if self._events or self._settled:  # came in before the waiter was set
+            there = self._events.worth_taking if gathers else len(self._events) > 0
+            if there or self._settled:  # came in before the waiter was set
                 return True
-            self._waiter = waiter
+            self._waiter, self._gathers = waiter, gathers
         alarm = self._loop.call_later(patience, _finish, waiter, False)
         try:
             return await waiter
         finally:
             alarm.cancel()
-            self._waiter = None
+            self._waiter, self._gathers = None, False
 
     async def __aenter__(self) -> Call:
         return self

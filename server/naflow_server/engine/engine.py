@@ -16,6 +16,7 @@ from naflow_server.engine import failures
 from naflow_server.engine.banks import Banks
 from naflow_server.engine.call import Call
 from naflow_server.engine.compilation import COMPILATIONS, use_cache
+from naflow_server.engine.event_queue import EventQueue
 from naflow_server.engine.job import WarmUp
 from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.repository import Repository, Upload, Uploads
@@ -149,7 +150,7 @@ class Engine:
         call = Call(
             request,
             pictures,
-            capacity=self._limits.events,
+            queue=EventQueue(self._limits.events, self._limits.event_bytes),
             progress_seconds=self._limits.progress_seconds,
             loop=asyncio.get_running_loop(),
         )
