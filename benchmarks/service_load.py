@@ -39,7 +39,7 @@ import naflow_core as nf
 from naflow.v1 import explanation_pb2, explanation_pb2_grpc, method_pb2, tensor_pb2
 from naflow_client import Client, ClientError, Result
 from naflow_server.engine.compilation import use_cache
-from naflow_server.settings import CompilationSettings
+from naflow_server.sections import CompilationSettings
 
 PICTURES = 8
 BATCHED = 1e-3

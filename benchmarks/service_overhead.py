@@ -59,7 +59,8 @@ from naflow_server.engine import (
     VersionInfo,
 )
 from naflow_server.engine.banks import Banks
-from naflow_server.settings import BankSettings, LimitSettings, Settings
+from naflow_server.sections import BankSettings, LimitSettings
+from naflow_server.settings import Settings
 
 MAPS, SIDE = 53, 56
 GOAL = 5.0

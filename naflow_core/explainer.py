@@ -26,7 +26,7 @@ from naflow_core.errors import (
 from naflow_core.explanation import Chunk, Explanation
 from naflow_core.method import Method
 from naflow_core.model.graph import TensorSpec
-from naflow_core.model.inputs import checked_input, device_value
+from naflow_core.model.inputs import checked_inputs, device_value, pictures_of
 from naflow_core.model.load import LoadedModel, read_model
 from naflow_core.model.program import Program, evaluate
 from naflow_core.model.source import Limits, Source
@@ -198,7 +198,7 @@ class Model:
             ModelError: onnxruntime refuses the model.
         """
         feeds = self.check_inputs(x)
-        total = _pictures(feeds)
+        total = pictures_of(feeds)
         size = self._fixed_batch() or total
         try:
             return self._reference_scores(feeds, total, size, output)
@@ -278,7 +278,7 @@ class Model:
             InputError, AnalysisError, UnsupportedOperatorError: as for `explain`.
         """
         feeds = self.check_inputs(x)
-        return self._plan(feeds, _pictures(feeds), Ends(output, top_feature_map, embedding=True))
+        return self._plan(feeds, pictures_of(feeds), Ends(output, top_feature_map, embedding=True))
 
     def embed(
         self,
@@ -299,7 +299,7 @@ class Model:
             NumericalError: the output has nan or infinite values.
         """
         feeds = self.check_inputs(x)
-        total = _pictures(feeds)
+        total = pictures_of(feeds)
         sizes = [self._batch(batch_size, total)]
         if sizes[0] > 1 and not self._fixed_batch():
             sizes.append(1)  # a batch size may be written into the graph, although the input declares none
@@ -331,23 +331,7 @@ class Model:
         Raises:
             InputError: names the input and what does not fit.
         """
-        if not self.inputs:
-            raise InputError("the model takes no input", hint="there is nothing that a map could show")
-        if not isinstance(x, Mapping):
-            if len(self.inputs) != 1:
-                names = ", ".join(spec.name for spec in self.inputs)
-                raise InputError(
-                    f"the model has {len(self.inputs)} inputs: {names}", hint="give a mapping by name"
-                )
-            x = {self.inputs[0].name: x}
-        unknown = set(x) - {spec.name for spec in self.inputs}
-        missing = [spec.name for spec in self.inputs if spec.name not in x]
-        if unknown or missing:
-            raise InputError(
-                f"inputs do not match: missing {', '.join(missing) or 'none'}, "
-                f"unknown {', '.join(unknown) or 'none'}"
-            )
-        return {spec.name: checked_input(spec, x[spec.name]) for spec in self.inputs}
+        return checked_inputs(self.inputs, x)
 
     def _fixed_batch(self) -> int | None:
         """The batch size that the model's inputs declare, if they declare one."""
@@ -363,7 +347,7 @@ class Model:
     def _chunks(
         self, feeds: dict[str, np.ndarray], batch_size: int | None, ends: Ends
     ) -> tuple[list[Chunk], Plan]:
-        total = _pictures(feeds)
+        total = pictures_of(feeds)
         fixed = self._fixed_batch()
         if batch_size is None and not fixed:
             batch_size = self._fitting(feeds, total)
@@ -407,13 +391,6 @@ class Model:
                 while len(self._plans) > CACHED_PROGRAMS:
                     self._plans.pop(next(iter(self._plans)))
         return known
-
-
-def _pictures(feeds: Mapping[str, np.ndarray]) -> int:
-    count = {value.shape[0] for value in feeds.values()}
-    if len(count) != 1:
-        raise InputError("all inputs must have the same number of pictures on axis 0")
-    return count.pop()
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -60,6 +61,43 @@ def checked_input(spec: TensorSpec, value: Any) -> np.ndarray:
         if bad:
             raise InputError(f"input {spec.name!r} has {bad} values that are nan or infinite")
     return array
+
+
+def checked_inputs(
+    specs: Sequence[TensorSpec], x: np.ndarray | Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """All inputs by name; `x` alone is the only one.
+
+    Raises:
+        InputError: names the input and what does not fit.
+    """
+    if not specs:
+        raise InputError("the model takes no input", hint="there is nothing that a map could show")
+    if not isinstance(x, Mapping):
+        if len(specs) != 1:
+            names = ", ".join(spec.name for spec in specs)
+            raise InputError(f"the model has {len(specs)} inputs: {names}", hint="give a mapping by name")
+        x = {specs[0].name: x}
+    unknown = set(x) - {spec.name for spec in specs}
+    missing = [spec.name for spec in specs if spec.name not in x]
+    if unknown or missing:
+        raise InputError(
+            f"inputs do not match: missing {', '.join(missing) or 'none'}, "
+            f"unknown {', '.join(unknown) or 'none'}"
+        )
+    return {spec.name: checked_input(spec, x[spec.name]) for spec in specs}
+
+
+def pictures_of(inputs: Mapping[str, np.ndarray]) -> int:
+    """How many pictures there are on axis 0.
+
+    Raises:
+        InputError: the inputs do not agree.
+    """
+    count = {value.shape[0] for value in inputs.values()}
+    if len(count) != 1:
+        raise InputError("all inputs must have the same number of pictures on axis 0")
+    return count.pop()
 
 
 def device_value(array: np.ndarray) -> Any:

@@ -32,13 +32,14 @@ from naflow_server.engine.engine import Engine
 from naflow_server.engine.types import EngineError, ModelInfo, Statistics
 from naflow_server.health import SERVING, Health
 from naflow_server.metrics import Metrics, MetricsEndpoint
+from naflow_server.sections import SecuritySettings
 from naflow_server.service import (
     ExplanationService,
     ModelRepositoryService,
     ReferenceBankService,
     Repository,
 )
-from naflow_server.settings import SecuritySettings, Settings, SettingsError
+from naflow_server.settings import Settings, SettingsError
 from naflow_server.tracing import Tracing, tracing_from_environment
 
 LOG = logging.getLogger(__name__)

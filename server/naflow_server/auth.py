@@ -7,7 +7,8 @@ import hmac
 import logging
 from pathlib import Path
 
-from naflow_server.settings import SecuritySettings, SettingsError
+from naflow_server.sections import SecuritySettings
+from naflow_server.settings import SettingsError
 
 LOG = logging.getLogger(__name__)
 HEADER = "authorization"

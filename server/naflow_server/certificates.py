@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 
-from naflow_server.settings import SecuritySettings, SettingsError
+from naflow_server.sections import SecuritySettings
+from naflow_server.settings import SettingsError
 
 LOG = logging.getLogger(__name__)
 PEM = b"-----BEGIN "

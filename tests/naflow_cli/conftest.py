@@ -35,3 +35,12 @@ def demo_batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = explain_demo(out, pictures=[demo_picture(3), demo_picture(7), demo_picture(8)])
     assert ended.status == 0, ended.stderr
     return out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    """Where the results would go; whatever happens there, a failed run leaves nothing behind."""
+    place = tmp_path / "place"
+    place.mkdir()
+    yield place / "deep" / "out"
+    assert list(place.iterdir()) == []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,37 +20,15 @@ from support.command_line import (
     DEMO,
     DEMO_MODEL,
     DEMO_OPTIONS,
-    Ended,
     demo_picture,
     explain_demo,
     naflow,
     naflow_process,
+    refused,
 )
 from support.onnx_graphs import make_model
 
 GOOD = np.zeros((1, 1, 64, 64), np.float32)
-
-
-def refused(ended: Ended, *expected: str) -> None:
-    """Exactly one line that says what is wrong."""
-    assert ended.status == 2, ended
-    assert ended.stdout == ""
-    lines = ended.stderr.splitlines()
-    assert len(lines) == 1, ended.stderr
-    assert lines[0].startswith("naflow: ")
-    assert "internal error" not in lines[0]
-    assert "Traceback" not in lines[0]
-    for text in expected:
-        assert text in lines[0]
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Iterator[Path]:
-    """Where the results would go; whatever happens there, a failed run leaves nothing behind."""
-    place = tmp_path / "place"
-    place.mkdir()
-    yield place / "deep" / "out"
-    assert list(place.iterdir()) == []
 
 
 def write_model(path: Path, *nodes: onnx.NodeProto, outputs: tuple[str, ...] = ("y",)) -> Path:
@@ -300,79 +276,6 @@ def test_bad_usage(
     monkeypatch.chdir(tmp_path)
     refused(naflow(*arguments), reason)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"{}", "KeyError"),
-        (b"[1", "JSONDecodeError"),
-        (b"\xff\xfe", "UnicodeDecodeError"),
-        (b'{"run": 3}', "TypeError"),
-        (b"[" * 100_000, "RecursionError"),
-        (None, "No such file"),
-    ],
-)
-def test_manifest_that_is_not_one(content: bytes | None, reason: str, tmp_path: Path, out: Path) -> None:
-    path = tmp_path / "manifest.json"
-    if content is not None:
-        path.write_bytes(content)
-    refused(naflow("explain", "--manifest", path, "--out", out), str(path), reason)
-
-
-COMPARED = {
-    "bank": None,
-    "metric": "cosine",
-    "normalise": "none",
-    "coefficients": "gradient",
-    "neighbours": 3,
-}
-
-
-@pytest.mark.parametrize(
-    ("keys", "value"),
-    [
-        ("target", 3),
-        ("layers", None),
-        ("batch_size", "2"),
-        ("batch_size", 0),
-        ("preprocess", "unit"),
-        ("preprocess subtract", [10**400]),
-        ("method", {}),
-        ("method feasible", "no"),
-        ("method feasible", []),
-        ("method damping", 10**400),
-        ("inputs", []),
-        ("inputs 0 sha256", 5),
-        ("inputs 0 path", "a\0b"),
-        ("labels sha256", None),
-        ("labels path", "a\0b"),
-        ("model sha256", None),
-        ("model path", "\ud800"),
-        ("similarity", {"references": [], **COMPARED}),
-        ("similarity", {"references": [{"path": "a.png", "sha256": 5}], **COMPARED}),
-        ("similarity", {"references": [{"path": "a.png", "sha256": ""}], **COMPARED, "sides": "left"}),
-        ("similarity", {"references": [{"path": "a.png", "sha256": ""}], **COMPARED, "point": [-1, 5]}),
-    ],
-)
-def test_manifest_with_a_wrong_field(
-    keys: str, value: object, demo_run: tuple[Path, Ended], tmp_path: Path, out: Path
-) -> None:
-    manifest = json.loads((demo_run[0] / "manifest.json").read_text(encoding="utf-8"))
-    *path, last = keys.split()
-    place = manifest["run"]
-    for key in path:
-        place = place[int(key)] if key.isdigit() else place[key]
-    place[last] = value
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    refused(naflow("explain", "--manifest", tmp_path / "manifest.json", "--out", out))
-
-
-def test_manifest_settles_the_options(demo_run: tuple[Path, Ended], out: Path) -> None:
-    ended = naflow(
-        "explain", "--manifest", demo_run[0] / "manifest.json", "--out", out, "--target", "class:1"
-    )
-    refused(ended, "--target and --manifest exclude each other")
 
 
 @pytest.mark.parametrize("below", ["", "deeper/out"])

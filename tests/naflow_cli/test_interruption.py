@@ -85,6 +85,6 @@ def test_interrupted_while_a_failure_is_told(monkeypatch: pytest.MonkeyPatch) ->
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("naflow_cli.main._described", stop)
+    monkeypatch.setattr("naflow_cli.ending._described", stop)
     ended = naflow("inspect", "missing.onnx")
     assert (ended.status, ended.stdout, ended.stderr) == (130, "", "naflow: interrupted\n")

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2
 
 from naflow_server.certificates import Certificates
-from naflow_server.settings import SecuritySettings, SettingsError
+from naflow_server.sections import SecuritySettings
+from naflow_server.settings import SettingsError
 from support.grpc_server import Running, TinyEngine, request, running, settings, stubs
 from support.tls import Authority
 

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2
 
 from naflow.v1 import model_repository_pb2 as repo
 from naflow_server.auth import Tokens
-from naflow_server.settings import SecuritySettings, SettingsError
+from naflow_server.sections import SecuritySettings
+from naflow_server.settings import SettingsError
 from support.grpc_server import (
     Running,
     Stubs,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from naflow_server.settings import Section, Settings, SettingsError, read_settings
+from naflow_server.sections import Section
+from naflow_server.settings import Settings, SettingsError, read_settings
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from naflow_server.engine import Engine
 from naflow_server.engine.banks import Banks, Snapshot
 from naflow_server.engine.targets import Lookup
 from naflow_server.engine.types import BankQuery, LabelledEmbeddings
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 from support.embedding_networks import embedding_network, pictures
 from support.engines import install
 from support.grpc_server import Stubs, details, request, running, settings, stubs, tensor

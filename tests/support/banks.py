@@ -10,7 +10,7 @@ import numpy as np
 
 from naflow_server.engine.banks import Snapshot
 from naflow_server.engine.banks.store import Store
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 
 MODEL = "ab" * 32
 OTHER = "cd" * 32

@@ -56,6 +56,19 @@ def naflow(*arguments: object) -> Ended:
     return Ended(status, out.getvalue(), err.getvalue())
 
 
+def refused(ended: Ended, *expected: str) -> None:
+    """Exactly one line that says what is wrong."""
+    assert ended.status == 2, ended
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("naflow: ")
+    assert "internal error" not in lines[0]
+    assert "Traceback" not in lines[0]
+    for text in expected:
+        assert text in lines[0]
+
+
 def command(*arguments: object) -> list[str]:
     """The command line of a real process."""
     return [sys.executable, "-m", "naflow_cli.main", *map(str, arguments)]

@@ -21,7 +21,8 @@ from naflow_server.app import Server
 from naflow_server.engine import types
 from naflow_server.engine.banks import Banks
 from naflow_server.engine.types import Statistics
-from naflow_server.settings import BankSettings, Settings
+from naflow_server.sections import BankSettings
+from naflow_server.settings import Settings
 
 DETAILS = "grpc-status-details-bin"
 

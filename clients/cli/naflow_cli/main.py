@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from naflow_cli.bank import bank_app
 from naflow_cli.bench import bench
+from naflow_cli.ending import ended, fail
 from naflow_cli.evaluate import evaluate
 from naflow_cli.exclusions import nothing_beside_manifest, only_with_server
 from naflow_cli.interruption import end_at_signals, heed_signals
@@ -28,9 +28,6 @@ app = typer.Typer(
 app.add_typer(bank_app, name="bank")
 app.command()(bench)
 app.command()(evaluate)
-
-# typer's own copy of click's base of usage errors, or click's, depending on its version
-UsageFault = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="ONNX file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -331,62 +328,12 @@ def run(arguments: list[str] | None = None) -> None:
     _open_missing_streams()
     heed_signals()  # so that half-written results are cleared away
     try:
-        status = _status(lambda: app(arguments, prog_name="naflow", standalone_mode=False))
+        status = ended(lambda: app(arguments, prog_name="naflow", standalone_mode=False))
     except KeyboardInterrupt:  # while a failure was being told
-        status = _fail("interrupted", 130)
+        status = fail("interrupted", 130)
     if arguments is None:
         end_at_signals()
     sys.exit(status)
-
-
-def _status(command: Callable[[], Any]) -> int:
-    try:
-        result = command()
-        sys.stdout.flush()  # here, where a reader that has gone can still be dealt with
-        # some versions of typer turn Ctrl-C into this status without a word
-        return _fail("interrupted", 130) if result == 130 else result if isinstance(result, int) else 0
-    except typer.Exit as error:
-        return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", 130)
-    except BrokenPipeError:
-        # the reader has gone; nothing can be said any more, and closing stdout must not say it either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: whatever it is, no traceback
-        return _fail(*_described(error))
-
-
-def _described(error: Exception) -> tuple[str, int]:
-    from naflow_client import ClientError
-    from naflow_core import NaflowError
-
-    if isinstance(error, UsageFault):
-        return _usage(error), 2
-    if isinstance(error, NaflowError | ClientError):
-        return str(error), 2
-    if isinstance(error, OSError):
-        return f"{error.filename or 'writing'}: {error.strerror or error}", 2
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        return "out of memory (use a smaller --batch-size or a smaller input)", 2
-    if os.environ.get("NAFLOW_DEBUG"):
-        raise error
-    first = (str(error).strip().splitlines() or [""])[0][:300]
-    return (
-        f"internal error, please report it: {type(error).__name__}: {first} (NAFLOW_DEBUG=1 shows where)",
-        2,
-    )
-
-
-def _usage(error: Any) -> str:
-    """Click's message; the option is named where a value was wrong."""
-    text: str = error.format_message() if getattr(error, "param", None) is not None else error.message
-    return text.strip().removesuffix(".")
-
-
-def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"naflow: {' '.join(message.split())}\n")
-    return status
 
 
 def _keep_libraries_quiet() -> None:

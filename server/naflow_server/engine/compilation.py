@@ -6,7 +6,7 @@ import jax
 
 from naflow_core.measure import Compilations
 from naflow_server.engine.types import Code, EngineError
-from naflow_server.settings import CompilationSettings
+from naflow_server.sections import CompilationSettings
 
 
 class ProcessCompilations(Compilations):

@@ -17,7 +17,7 @@ from naflow_server.engine.call import Call
 from naflow_server.engine.job import Explaining, Job
 from naflow_server.engine.programs import ProgramLimit
 from naflow_server.engine.types import Code, EngineError
-from naflow_server.settings import LimitSettings
+from naflow_server.sections import LimitSettings
 
 log = logging.getLogger("naflow_server.engine")
 RELEASE_AFTER = 0.5

@@ -24,7 +24,7 @@ from naflow_server.engine.types import (
     LabelledEmbeddings,
     Target,
 )
-from naflow_server.settings import LimitSettings
+from naflow_server.sections import LimitSettings
 
 FIELDS: Mapping[type, str] = {
     nf.SimilarityTarget: "target.similarity_target.references",

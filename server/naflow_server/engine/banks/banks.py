@@ -13,7 +13,7 @@ import numpy as np
 from naflow_server.engine.banks import refusals
 from naflow_server.engine.banks.store import Store
 from naflow_server.engine.banks.types import Appended, BankInfo, BankNumbers, Snapshot
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 
 THREADS = 4  # a slow disk holds up banks, and nothing else
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naflow_server.engine.banks.refusals import invalid
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 SHA256 = re.compile(r"[0-9a-f]{64}")

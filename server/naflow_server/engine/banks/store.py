@@ -18,7 +18,7 @@ from naflow_server.engine.banks import checks, refusals
 from naflow_server.engine.banks.frames import DamagedError, Facts
 from naflow_server.engine.banks.log import Log
 from naflow_server.engine.banks.types import Appended, BankInfo, BankNumbers, Snapshot
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 
 log = logging.getLogger("naflow_server.banks")
 LOCK = ".lock"

@@ -26,7 +26,7 @@ from naflow_server.engine.repository.layout import (
 )
 from naflow_server.engine.types import Code, EngineError, ModelInfo, State
 from naflow_server.engine.version import LoadedVersion
-from naflow_server.settings import RepositorySettings
+from naflow_server.sections import RepositorySettings
 
 T = TypeVar("T")
 log = logging.getLogger("naflow_server.repository")

@@ -26,7 +26,7 @@ from naflow_server.engine.repository.layout import (
     scan_model,
 )
 from naflow_server.engine.types import Code, EngineError
-from naflow_server.settings import UploadSettings
+from naflow_server.sections import UploadSettings
 
 log = logging.getLogger("naflow_server.repository")
 ASIDE = ".uploads"

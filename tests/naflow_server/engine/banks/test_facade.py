@@ -11,7 +11,7 @@ import pytest
 
 from naflow_server.engine.banks import Banks
 from naflow_server.engine.types import Code, EngineError
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 from support.banks import MODEL, opened, rows, same
 from support.engines import run, until
 

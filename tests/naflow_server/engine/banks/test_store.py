@@ -262,7 +262,7 @@ def test_a_damaged_bank_is_listed_and_the_others_serve(root: Path) -> None:
 HOLD = """
 import sys
 from naflow_server.engine.banks.store import Store
-from naflow_server.settings import BankSettings
+from naflow_server.sections import BankSettings
 from pathlib import Path
 Store(Path(sys.argv[1]), BankSettings())
 print("open", flush=True)
