@@ -156,9 +156,10 @@ def scaled_with_bounds(
 
 def ended(x: Array, iterations: Array, norm2: Array, initial2: Array, stopping: Stopping) -> Solution:
     """As `least_squares` ends, for one picture."""
-    relative = jnp.sqrt(ratio(jnp.sum(norm2), jnp.sum(initial2))).reshape(1)
+    reference2 = jnp.sum(initial2).reshape(1)
+    relative = jnp.sqrt(ratio(jnp.sum(norm2), reference2))
     done = jnp.all(norm2 <= stopping.tolerance**2 * initial2).reshape(1)
-    return Solution(x, jnp.max(iterations).reshape(1), relative, done)
+    return Solution(x, jnp.max(iterations).reshape(1), relative, done, reference2)
 
 
 def dot(a: Array, b: Array, systems: tuple[int, ...]) -> Array:

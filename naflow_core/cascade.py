@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from naflow_core.abandonment import SHARES, contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
+from naflow_core.inverse.channels import channels_at_a_time, invert_some_channels
 from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
 from naflow_core.inverse.registry import Rule, Site
@@ -116,10 +117,13 @@ def arguments(
     by_cells = segment.small_cells and bounds == REALS and method.damping >= LEAST_DIRECT_DAMPING
     by_cells = by_cells and anchor != "relative"  # which is bounded
     damped = method.damping > 0
+    channels = None
     layout = plan.layouts.get(segment.source)
     watched = None
     if method.map_change > 0 and layout is not None and segment.rule.function is None:
         watched = Watched(retaining(method, segment), method.evidence, layout)
+    elif segment.systems == (0, 1) and jax.default_backend() == "cpu":
+        channels = channels_at_a_time(values[segment.source].shape)
     return (
         segment.subprogram,
         segment.rule,
@@ -127,7 +131,16 @@ def arguments(
         bounds,
         segment.systems,
         Choices(
-            method.inverse, method.rows, anchor, damped, by_cells, interval, segment.order, scaling, watched
+            method.inverse,
+            method.rows,
+            anchor,
+            damped,
+            by_cells,
+            channels,
+            interval,
+            segment.order,
+            scaling,
+            watched,
         ),
         values[segment.source],
         values[segment.target],
@@ -184,21 +197,33 @@ def invert(
         if choices.scaling is not None:
             weights, zero = _as_scaled(choices.scaling, y0, scales)
             rows, aim = rows * weights, jnp.where(above.retained, aim, zero)
-        (preimage, *solve), offset = invert_linearised(
-            function,
-            x0,
-            aim,
-            rows,
-            bounds=bounds,
-            anchor=choices.anchor,
-            unique=choices.damped,
-            damping=numbers.damping,
-            stopping=Stopping(numbers.tolerance, numbers.max_iterations, numbers.map_change),
-            view=_view(choices.watched, x0, gradient, numbers.mass),
-            systems=systems,
-            matrix=_channel_matrix(subprogram, operands) if choices.by_cells else None,
+        options: dict[str, Any] = {
+            "bounds": bounds,
+            "anchor": choices.anchor,
+            "unique": choices.damped,
+            "damping": numbers.damping,
+            "stopping": Stopping(numbers.tolerance, numbers.max_iterations, numbers.map_change),
+        }
+        if choices.channels is not None:
+            inverse = invert_some_channels(
+                subprogram, operands, x0, aim, rows, size=choices.channels, **options
+            )
+        else:
+            inverse = invert_linearised(
+                function,
+                x0,
+                aim,
+                rows,
+                view=_view(choices.watched, x0, gradient, numbers.mass),
+                systems=systems,
+                matrix=_channel_matrix(subprogram, operands) if choices.by_cells else None,
+                **options,
+            )
+        found, offset = inverse
+        expected = _sum((above.bpfm - offset) * above.coefficients)
+        return Inverted(
+            found.x, gradient, expected, found.iterations, found.relative_residual, found.converged
         )
-        return Inverted(preimage, gradient, _sum((above.bpfm - offset) * above.coefficients), *solve)
     else:
         only = subprogram.instructions[0]
         if len(subprogram.instructions) == 1:

@@ -66,4 +66,4 @@ def least_squares_by_cells(
     x = x + solve(gradient(x))  # what rounding left
     relative = jnp.sqrt(ratio(squared_norm(gradient(x)), initial2)).reshape(-1)
     steps = (initial2 > 0).reshape(-1).astype(jnp.int32)
-    return Solution(x, steps, relative, relative <= stopping.tolerance)
+    return Solution(x, steps, relative, relative <= stopping.tolerance, initial2.reshape(-1))

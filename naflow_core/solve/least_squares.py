@@ -41,12 +41,14 @@ class Solution(NamedTuple):
         relative_residual: [N] norm of the (projected) gradient over its norm at x = 0 (or over that of a
             given reference): the relative residual of the normal equations.
         converged: [N] whether that is at most the tolerance, or the map stood still (see `Stopping`).
+        reference2: [N] the square of that norm.
     """
 
     x: Array
     iterations: Array
     relative_residual: Array
     converged: Array
+    reference2: Array
 
 
 class Stopping(NamedTuple):
@@ -115,10 +117,12 @@ class _Progress(NamedTuple):
 
     def solution(self, x: Array, stopping: Stopping) -> Solution:
         """The result, with the systems of a picture put together."""
-        relative = jnp.sqrt(ratio(_per_picture(self.norm2), _per_picture(self.initial2)))
+        reference2 = _per_picture(self.initial2)
+        relative = jnp.sqrt(ratio(_per_picture(self.norm2), reference2))
         done = (self.norm2 <= stopping.tolerance**2 * self.initial2) | self.settled
         done, counts = (a.reshape(len(relative), -1) for a in (done, self.iterations))
-        return Solution(x, jnp.max(counts, axis=1), relative, jnp.all(done, axis=1) & jnp.isfinite(relative))
+        converged = jnp.all(done, axis=1) & jnp.isfinite(relative)
+        return Solution(x, jnp.max(counts, axis=1), relative, converged, reference2)
 
 
 def _dot(a: Array, b: Array, systems: tuple[int, ...]) -> Array:
