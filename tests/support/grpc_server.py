@@ -210,6 +210,9 @@ class OneByOne:
         del room
         return ()
 
+    async def gather(self, moment: float) -> None:
+        """Nothing to wait for."""
+
 
 class TinyEngine:
     """Answers without computing: `layers` maps of `side` x `side`, one each time `turn` allows it.
