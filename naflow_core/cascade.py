@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from naflow_core.abandonment import SHARES, contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.inverse.channels import channels_at_a_time, invert_some_channels
+from naflow_core.inverse.channels_last import invert_channels_last
 from naflow_core.inverse.guard import divide
 from naflow_core.inverse.linearised import invert_linearised
 from naflow_core.inverse.registry import Rule, Site
@@ -117,12 +118,13 @@ def arguments(
     by_cells = segment.small_cells and bounds == REALS and method.damping >= LEAST_DIRECT_DAMPING
     by_cells = by_cells and anchor != "relative"  # which is bounded
     damped = method.damping > 0
+    on_cpu = jax.default_backend() == "cpu"
     channels = None
     layout = plan.layouts.get(segment.source)
     watched = None
     if method.map_change > 0 and layout is not None and segment.rule.function is None:
         watched = Watched(retaining(method, segment), method.evidence, layout)
-    elif segment.systems == (0, 1) and jax.default_backend() == "cpu":
+    elif segment.systems == (0, 1) and on_cpu:
         channels = channels_at_a_time(values[segment.source].shape)
     return (
         segment.subprogram,
@@ -137,6 +139,7 @@ def arguments(
             damped,
             by_cells,
             channels,
+            segment.channels_last and on_cpu,
             interval,
             segment.order,
             scaling,
@@ -209,16 +212,14 @@ def invert(
                 subprogram, operands, x0, aim, rows, size=choices.channels, **options
             )
         else:
-            inverse = invert_linearised(
-                function,
-                x0,
-                aim,
-                rows,
-                view=_view(choices.watched, x0, gradient, numbers.mass),
-                systems=systems,
-                matrix=_channel_matrix(subprogram, operands) if choices.by_cells else None,
-                **options,
-            )
+            options["view"] = _view(choices.watched, x0, gradient, numbers.mass)
+            if choices.channels_last:
+                inverse = invert_channels_last(function, x0, aim, rows, **options)
+            else:
+                matrix = _channel_matrix(subprogram, operands) if choices.by_cells else None
+                inverse = invert_linearised(
+                    function, x0, aim, rows, systems=systems, matrix=matrix, **options
+                )
         found, offset = inverse
         expected = _sum((above.bpfm - offset) * above.coefficients)
         return Inverted(

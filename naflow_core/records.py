@@ -100,8 +100,8 @@ class Watched(NamedTuple):
 class Choices(NamedTuple):
     """The options that change the program, the range of the activation behind t_k and its order of axes, and
     the steps behind t_k that only scale it. `by_cells`: solve the normal equations of each cell. `channels`:
-    how many of them, each a system of its own, are solved at a time; None: all. `watched`: None where the
-    residual alone says when to stop."""
+    how many of them, each a system of its own, are solved at a time; None: all. `channels_last`: how the
+    unknowns lie in a solve. `watched`: None where the residual alone says when to stop."""
 
     inverse: str
     rows: str
@@ -109,6 +109,7 @@ class Choices(NamedTuple):
     damped: bool
     by_cells: bool
     channels: int | None
+    channels_last: bool
     interval: Interval
     order: tuple[int, ...]
     scaling: Subprogram | None

@@ -23,6 +23,7 @@ from naflow_core.inverse.registry import FROZEN_GATE, LEAST_SQUARES, Rule, RuleR
 from naflow_core.inverse.registry import REGISTRY as RULES
 from naflow_core.model.layout import Layout, infer_layouts
 from naflow_core.model.program import Known, Program, Step, Subprogram, thawed
+from naflow_core.ops.conv import is_channels_last
 from naflow_core.ops.registry import REALS, Interval
 
 MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"})
@@ -52,6 +53,7 @@ class Segment:
         scales: names of the constants that `scaling` reads.
         small_cells: whether it multiplies the few channels of each cell by one matrix, so that the normal
             equations of the cells are cheap.
+        channels_last: whether it is a convolution that is computed with its channels on the last axis.
     """
 
     source: str
@@ -68,6 +70,7 @@ class Segment:
     scaling: Subprogram | None = None
     scales: tuple[str, ...] = ()
     small_cells: bool = False
+    channels_last: bool = False
 
     @property
     def kind(self) -> Literal["node", "composite"]:
@@ -214,23 +217,29 @@ def make_segment(program: Program, source: str, target: str, following: Sequence
     if rule.function is not None or segment.kind == "composite":
         return segment
     scaling, scales = _scaling(program, target, following)
-    small = _has_small_cells(program, steps[0], source, target)
-    return dataclasses.replace(segment, scaling=scaling, scales=scales, small_cells=small)
+    (only,) = steps
+    weights = program.constants.get(str(only.sources[1])) if only.node.op_type == "Conv" else None
+    if weights is None or only.sources[0] != source:
+        return dataclasses.replace(segment, scaling=scaling, scales=scales)
+    return dataclasses.replace(
+        segment,
+        scaling=scaling,
+        scales=scales,
+        small_cells=_has_small_cells(program, only, weights.shape, source, target),
+        channels_last=is_channels_last(weights.shape, thawed(only.attributes).get("group", 1)),
+    )
 
 
-def _has_small_cells(program: Program, step: Step, source: str, target: str) -> bool:
-    """Whether the normal equations of all cells of a layer are worth their price: memory, and more products
-    than an iteration takes."""
-    if step.node.op_type != "Conv" or step.sources[0] != source:
-        return False
-    weights = program.constants.get(str(step.sources[1]))
-    attributes = thawed(step.attributes)
+def _has_small_cells(
+    program: Program, step: Step, weights: tuple[int, ...], source: str, target: str
+) -> bool:
+    """Whether the normal equations of all cells of a convolution are worth their price: memory, and more
+    products than an iteration takes."""
     (_, inner, *spatial), (_, _, *after) = program.shapes[source], program.shapes[target]
     return (
-        weights is not None
-        and weights.shape[1:] == (inner, *[1] * len(spatial))
+        weights[1:] == (inner, *[1] * len(spatial))
         and spatial == after
-        and set(attributes.get("strides") or [1]) == {1}
+        and set(thawed(step.attributes).get("strides") or [1]) == {1}
         and inner <= FEW_CHANNELS
         and inner**2 * math.prod(spatial) <= MOST_NORMAL_NUMBERS
     )

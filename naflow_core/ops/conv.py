@@ -170,10 +170,24 @@ def _patches_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Arr
     return gather_from_windows([sent], [0.0], send, shape.geometry, shape.spatial, first=2)
 
 
+def is_channels_last(weights: tuple[int, ...], group: int) -> bool:
+    """Whether a convolution with weights of this shape, as ONNX has them, is computed channels-last. (One of
+    a single cell that is padded is, too, and not counted.)"""
+    return math.prod(weights[2:]) > 1 and not (_is_depthwise(weights, group) or _is_small(weights, group))
+
+
+def _is_depthwise(weights: tuple[int, ...], group: int) -> bool:
+    return weights[1] == 1 and group > 1
+
+
+def _is_small(weights: tuple[int, ...], group: int) -> bool:
+    return group == 1 and math.prod(weights[1:]) <= SMALL_PATCH
+
+
 def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool) -> jax.Array:
     """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
     rank = len(shape.geometry.kernel)
-    if w.shape[1] == 1 and shape.group > 1:
+    if _is_depthwise(w.shape, shape.group):
         maps = [partial(_depthwise, shape), partial(_depthwise_adjoint, shape)]
         stacked = jnp.moveaxis(w.reshape(shape.group, w.shape[0] // shape.group, -1), -1, 0)
         y = apply_linear(*(reversed(maps) if transposed else maps), stacked, x)
@@ -181,7 +195,7 @@ def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: 
         maps = [partial(_pointwise, shape), partial(_pointwise_adjoint, shape)]
         mixing = w.reshape(shape.group, w.shape[0] // shape.group, w.shape[1])
         y = apply_linear(*(reversed(maps) if transposed else maps), mixing, x)
-    elif shape.group == 1 and math.prod(w.shape[1:]) <= SMALL_PATCH:
+    elif _is_small(w.shape, shape.group):
         maps = [partial(_patches, shape), partial(_patches_adjoint, shape)]
         rows = jnp.moveaxis(w.reshape(*w.shape[:2], -1), 2, 1).reshape(1, w.shape[0], -1)
         y = apply_linear(*(reversed(maps) if transposed else maps), rows, x)
