@@ -5,8 +5,9 @@
 
 Nothing of this is in the solver. Every variant solves the very systems of the cascade, to the same relative
 residual of the same normal equations, in programs that take turns. Sums over segments are weighted with time:
-preparation, plus iterations times the time of one. Networks: the bundled one, seeded graphs at the chosen
-size, and at 224 px those with weights where NAFLOW_ZOO names a folder. Six tables:
+preparation, plus iterations times the time of one. Every solve is one system with its channels first, also
+where the product lays it out in another way. Networks: the bundled one, seeded graphs at the chosen size, and
+at 224 px those with weights where NAFLOW_ZOO names a folder. Six tables:
 
     rows         shares of what the equations that count lie on: neurons; cells; the smallest box around these
                  cells; tiles of 8x8 cells. A solve on part of the map could save no more than the rest.
@@ -202,6 +203,13 @@ def cascade_of(
     return plan, run, values
 
 
+def as_one_system(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A call of `cascade.invert` without what only changes how a solve is laid out: the variants do not know
+    channels that are solved apart, or on the last axis."""
+    plain = call[5]._replace(channels=None, channels_last=False)
+    return (*call[:5], plain, *call[6:])
+
+
 def measured(
     network: Network, setting: str, options: argparse.Namespace
 ) -> tuple[float, list[dict[str, Any]]]:
@@ -217,7 +225,7 @@ def measured(
         left_out = bool(options.tensors) and layer.tensor not in options.tensors
         if segment is None or segment.rule.function is not None or left_out:
             continue
-        call = cascade.arguments(plan, segment, own, values, above.state)
+        call = as_one_system(cascade.arguments(plan, segment, own, values, above.state))
         calls = variants_of(segment, plan, call)
         found = compared(calls, options)
         kept_rows = np.asarray(solved(*calls["diagonal"])[3])

@@ -272,15 +272,21 @@ def test_a_reader_that_stalls_holds_few_maps() -> None:
 
 
 class Trickling(Queued):
-    """Its maps come one after the other, as from a computation."""
+    """Its maps come one after the other, as from a computation; all but the first when `more` is set."""
 
     room = (4, MIB)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = threading.Event()
 
     def fill(self, call: Call) -> None:
         """Put the events in from another thread."""
 
         def work() -> None:
-            for event in self.events:
+            call.put(*self.events[:2])
+            self.more.wait()
+            for event in self.events[2:]:
                 call.put(event)
                 time.sleep(0.002)
             call.settle()
@@ -294,9 +300,12 @@ def test_maps_that_come_soon_after_each_other_travel_together(seconds: float) ->
     engine.events = answer([3] * 40)
     chosen = settings(limits={"gather_seconds": seconds})
     with running(chosen, lambda _: engine) as server, stubs(server.address) as stub:
-        events = explain(stub, grouped=True)
-        assert sorted(assembled(events)) == list(range(40))
+        call = stub.explanation.Explain(request(request_id="r", grouped_flows=True))
+        events = [next(call), next(call)]
         assert events[1].HasField("layer_flow")  # the first map waits for no other
+        engine.more.set()
+        events += call
+        assert sorted(assembled(events)) == list(range(40))
         if seconds:
             assert (
                 len(events) == 4
