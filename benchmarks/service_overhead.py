@@ -176,7 +176,7 @@ class ReadyEngine:
         call = Call(
             request,
             1,
-            queue=EventQueue(self._limits.events, self._limits.event_bytes),
+            queue=EventQueue(self._limits.events, self._limits.gather_bytes if request.grouped else 0),
             progress_seconds=self._limits.progress_seconds,
             loop=asyncio.get_running_loop(),
         )
@@ -185,10 +185,10 @@ class ReadyEngine:
 
     def messages(self, request_id: str) -> Iterator[ExplainEvent]:
         """What a reader gets for whom the queue is full each time."""
-        answer = convert.Answer(ExplainRequest("ready", {}, request_id=request_id), grouped=True)
+        answer = convert.Answer(ExplainRequest("ready", {}, grouped=True, request_id=request_id))
         header, *flows, summary = self.events()
         yield from answer.messages(header)
-        waiting = EventQueue(self._limits.events, self._limits.event_bytes)
+        waiting = EventQueue(self._limits.events, self._limits.gather_bytes)
         for flow in flows:
             waiting.put(flow)
             if waiting.full or flow is flows[-1]:

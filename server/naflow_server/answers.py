@@ -80,7 +80,7 @@ class Answers:
         try:
             request = convert.explain_request(message, request_id, self._deadline(call))
             request = dataclasses.replace(request, trace=trace)
-            answer = convert.Answer(request, message.top_k, message.grouped_flows)
+            answer = convert.Answer(request, message.top_k)
             async with (
                 self._engine.explain(request) as computed,
                 self._references.beside(computed, request, message.reference_prediction) as events,

@@ -91,10 +91,11 @@ class LimitSettings(Section):
             forward pass in device memory.
         calls: requests in all states together, those whose reader has stalled included.
         stream_requests: requests in flight on one ExplainStream call.
-        events: finished events that wait for one reader before its computation pauses,
-        event_bytes: but not before their maps have as many bytes together, for small maps.
-        gather_seconds: for this long after a message with maps, the next ones are gathered for a message of
-            their own, where the caller reads such; 0 sends what is there at once.
+        events: finished events that wait for one reader before its computation pauses.
+        gather_bytes: of the maps that are put together for a caller's next message and do not count as
+            waiting, where the caller reads several maps in one.
+        gather_seconds: for this long after a message with maps, the next ones are gathered for such a
+            message; 0 sends what is there at once.
         stalled_seconds: how long a reader may take no event before its request is ended; no limit when None.
         deadline_seconds: for requests that bring none; no limit when None.
         progress_seconds: at most this long between two events of a stream; clients count on 15.
@@ -111,7 +112,7 @@ class LimitSettings(Section):
     calls: PositiveInt = 512
     stream_requests: PositiveInt = 16
     events: Annotated[int, Field(ge=2, le=64)] = 4
-    event_bytes: Annotated[int, Field(ge=0, le=16 * MIB)] = 256 * KIB
+    gather_bytes: Annotated[int, Field(ge=0, le=MIB)] = 192 * KIB
     gather_seconds: Annotated[float, Field(ge=0, le=1)] = 0.01
     stalled_seconds: PositiveFloat | None = 300.0
     deadline_seconds: PositiveFloat | None = 600.0

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Running]:
     with running(
-        settings(repository={"path": folder}, limits={"active": 1, "events": 2, "event_bytes": 0}), Engine
+        settings(repository={"path": folder}, limits={"active": 1, "events": 2, "gather_bytes": 0}), Engine
     ) as started:
         yield started
 

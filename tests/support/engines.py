@@ -57,7 +57,7 @@ def repository(root: Path, *names: str) -> Path:
 def settings(root: Path, **sections: Mapping[str, Any]) -> Settings:
     """Settings for a repository folder; `limits.events` counts, however small the maps of a tiny network."""
     own = {name: dict(values) for name, values in sections.items()}
-    own["limits"] = {"event_bytes": 0, **own.get("limits", {})}
+    own["limits"] = {"gather_bytes": 0, **own.get("limits", {})}
     own["repository"] = {**own.get("repository", {}), "path": root}
     return Settings(**own)
 

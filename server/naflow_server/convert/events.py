@@ -38,18 +38,16 @@ class Answer:
     """The messages that answer one request.
 
     Attributes:
-        request: as the engine got it.
+        request: as the engine got it; says whether several maps may share a message.
         top_k: classes to list for each picture; 0 means the default.
-        grouped: whether several maps may share a message.
     """
 
     request: types.ExplainRequest
     top_k: int = 0
-    grouped: bool = False
 
     def room(self, event: types.Event) -> int:
         """Bytes of further maps that may share the message of an event."""
-        if not self.grouped or not isinstance(event, types.LayerFlow):
+        if not self.request.grouped or not isinstance(event, types.LayerFlow):
             return 0
         return max(0, CHUNK_BYTES - event.flow.map.nbytes)
 

@@ -68,6 +68,7 @@ def explain_request(
         output=message.output or None,
         top_feature_map=message.top_feature_map or None,
         explained_input=message.explained_input or None,
+        grouped=message.grouped_flows,
         request_id=request_id,
         deadline=deadline,
     )

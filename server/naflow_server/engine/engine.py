@@ -150,7 +150,7 @@ class Engine:
         call = Call(
             request,
             pictures,
-            queue=EventQueue(self._limits.events, self._limits.event_bytes),
+            queue=EventQueue(self._limits.events, self._limits.gather_bytes if request.grouped else 0),
             progress_seconds=self._limits.progress_seconds,
             loop=asyncio.get_running_loop(),
         )

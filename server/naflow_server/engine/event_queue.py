@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from naflow_server.engine.types import Event, LayerFlow
 
@@ -11,13 +12,14 @@ class EventQueue:
     """A bounded queue of events. Not safe between threads: the call that owns it holds a lock.
 
     Args:
-        events: it is full with so many events,
-        size: but not before their maps have so many bytes together. Small maps may wait in greater number:
-            handing them over one by one takes longer than computing them.
+        events: that may wait.
+        gathered: bytes of the maps at its head that a reader takes for one message. They are part of that
+            message already and do not count as waiting: handing small maps over one by one takes longer than
+            computing them. 0 for a reader that takes events one by one.
     """
 
-    def __init__(self, events: int, size: int) -> None:
-        self._most, self._size = events, size
+    def __init__(self, events: int, gathered: int = 0) -> None:
+        self._most, self._gathered = events, gathered
         self._events: deque[Event] = deque()
         self._bytes = 0
 
@@ -27,13 +29,16 @@ class EventQueue:
     @property
     def full(self) -> bool:
         """Whether the computation must pause."""
-        return len(self._events) >= self._most and self._bytes >= self._size
+        if len(self._events) < self._most:
+            return False
+        last = islice(reversed(self._events), self._most - 1)
+        return self._bytes - sum(map(_bytes, last)) > self._gathered
 
     @property
     def worth_taking(self) -> bool:
         """Whether a reader that waits for several maps should come: it is half full, so that the computation
         goes on while they are sent, or something is in it that is no map."""
-        if 2 * len(self._events) >= self._most and 2 * self._bytes >= self._size:
+        if 2 * len(self._events) >= self._most and 2 * self._bytes >= self._gathered:
             return True
         return not all(isinstance(event, LayerFlow) for event in self._events)
 
@@ -68,4 +73,4 @@ class EventQueue:
 
 
 def _bytes(event: Event) -> int:
-    return event.flow.map.nbytes if isinstance(event, LayerFlow) else 0
+    return event.flow.map.nbytes if isinstance(event, LayerFlow) else 1  # nothing comes for nothing

@@ -121,6 +121,7 @@ class ExplainRequest:
         output: which graph output; needed when there are several.
         top_feature_map: name of t_K; found by analysis when None.
         explained_input: which of several inputs the flows lead to; found by analysis when None.
+        grouped: whether the reader takes several maps at a time.
         request_id: for logs.
         deadline: `time.monotonic()` seconds after which the result is of no use, or None.
         trace: span that the spans of the work are put under, or None.
@@ -135,6 +136,7 @@ class ExplainRequest:
     output: str | None = None
     top_feature_map: str | None = None
     explained_input: str | None = None
+    grouped: bool = False
     request_id: str = ""
     deadline: float | None = None
     trace: Trace | None = field(default=None, compare=False, repr=False)

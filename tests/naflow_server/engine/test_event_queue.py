@@ -21,16 +21,18 @@ def a_call(queue: EventQueue) -> Call:
 
 
 @pytest.mark.parametrize(
-    ("events", "size", "sides", "fits"),
+    ("events", "gathered", "sides", "fits"),
     [
-        (4, 0, [8] * 6, 4),  # by count
-        (4, 6 * 256, [8] * 9, 6),  # small maps by their bytes
-        (2, 3 * 256, [16] * 5, 2),  # 1 KiB each: the bytes are reached before the count
-        (2, 3 * 256, [8, 16, 8], 2),
+        (4, 0, [8] * 6, 4),  # one by one
+        (4, 6 * 256, [8] * 12, 6 + 4),  # behind those that are put together
+        (4, 6 * 256 - 1, [8] * 12, 5 + 4),
+        (2, 3 * 256, [16] * 5, 2),  # 1 KiB each: too large to be put together
     ],
 )
-def test_a_queue_is_full_by_count_and_by_bytes(events: int, size: int, sides: list[int], fits: int) -> None:
-    queue = EventQueue(events, size)
+def test_a_queue_is_full_with_so_many_events_behind_a_message(
+    events: int, gathered: int, sides: list[int], fits: int
+) -> None:
+    queue = EventQueue(events, gathered)
     _, *flows, summary = answer(sides)
     taken = 0
     while not queue.full:
@@ -63,7 +65,7 @@ def test_maps_are_gathered_until_half_the_queue_or_something_else_waits() -> Non
     _, *flows, summary = answer([8] * 6)
 
     async def work() -> None:
-        call = a_call(EventQueue(8, 0))
+        call = a_call(EventQueue(8))
         assert await woken_after(call, 0.15, *flows[:3]) >= 0.15
         assert call.waiting(MIB) == flows[:3]
         assert await woken_after(call, 15, *flows[:4]) < 10
@@ -98,7 +100,7 @@ def test_a_reader_of_single_maps_is_woken_for_each() -> None:
 def test_what_waits_is_taken_up_to_a_size() -> None:
     async def work() -> None:
         told: list[Call] = []
-        call = a_call(EventQueue(4, 0))
+        call = a_call(EventQueue(4))
         call.on_room = told.append
         header, *flows = answer([8] * 3)[:-1]
         assert call.waiting(MIB) == []

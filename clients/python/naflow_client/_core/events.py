@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ PICTURE = np.dtype(
     ],
     align=True,
 )
+PACK = struct.Struct("@dqd?d").pack  # a row of such a table
 SCALED = method_pb2.WEIGHTING_SCALED
 POSITIVE = method_pb2.EVIDENCE_POSITIVE
 
@@ -315,7 +317,7 @@ def _score(message: explanation_pb2.ClassScore) -> ClassScore:
 
 def _diagnostics(message: explanation_pb2.LayerDiagnostics) -> LayerDiagnostics:
     rows = [
-        (
+        PACK(
             item.retained_fraction,
             item.iterations,
             item.relative_residual,
@@ -324,7 +326,8 @@ def _diagnostics(message: explanation_pb2.LayerDiagnostics) -> LayerDiagnostics:
         )
         for item in message.pictures
     ]
-    table = _read_only(np.array(rows, PICTURE))  # one array with columns: five arrays take twice as long
+    # one array with columns, of bytes and so read-only: five arrays take three times as long
+    table = np.frombuffer(b"".join(rows), PICTURE)
     return LayerDiagnostics(
         node=message.node,
         op_type=message.op_type,
