@@ -36,12 +36,22 @@ def gemm(
     """alpha a b + beta c for matrices a and b, either transposed first; c broadcasts to the result."""
     if np.ndim(a) != 2 or np.ndim(b) != 2:
         raise Refusal(f"Gemm needs matrices, got shapes {tuple(np.shape(a))} and {tuple(np.shape(b))}")
-    y = matmul(a.T if transA else a, b.T if transB else b)
+    y = _product(a, b, 0 if transA else 1, 1 if transB else 0)
     y = y if alpha == 1.0 else (y * alpha).astype(y.dtype)
     if c is None:
         return y
     c = c.reshape((1,) * (2 - np.ndim(c)) + np.shape(c))
     return y + (c if beta == 1.0 else (c * beta).astype(c.dtype))
+
+
+def _product(a: Any, b: Any, of_a: int, of_b: int) -> Any:
+    """Matrix product that sums over the given axes. Nothing is transposed for it: for one picture XLA would
+    take twenty times as long to write a classifier's weights out in another order as to multiply by them."""
+    if is_known(a, b) or a.shape[of_a] != b.shape[of_b]:  # which `matmul` refuses
+        return matmul(a if of_a else a.T, b.T if of_b else b)
+    check_growth((a.shape[1 - of_a], b.shape[1 - of_b]), a.dtype)
+    summed = (((of_a,), (of_b,)), ((), ()))
+    return lax.dot_general(jnp.asarray(a), jnp.asarray(b), summed, precision=lax.Precision.HIGHEST)
 
 
 @register("Einsum", since=12)
