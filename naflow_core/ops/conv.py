@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from naflow_core.errors import Refusal
@@ -28,7 +29,7 @@ from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pa
 HIGHEST = lax.Precision.HIGHEST
 FEW_GROUPS = 16
 SMALL_PATCH = 36  # numbers that an output sees, up to which patches are written out
-MANY_CELLS = 512  # above, one matrix product for each picture
+MANY_CELLS = 100  # from here on, one matrix product for each picture
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
@@ -47,6 +48,11 @@ class _Shape:
         g = self.geometry
         sizes = zip(self.output, g.strides, g.reach, self.spatial, g.pads_lo, strict=True)
         return [(m - 1) * s + e - n - lo for m, s, e, n, lo in sizes]
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether there is a window for each cell, one cell apart."""
+        return set(self.geometry.strides) == {1} and self.output == self.spatial
 
     @property
     def is_pointwise(self) -> bool:
@@ -94,75 +100,127 @@ def _in_groups(group: int, x: jax.Array, kernel: jax.Array, **options: Any) -> j
     return jnp.concatenate(made, axis=-1)
 
 
-def _swapped(kernel: jax.Array, group: int) -> jax.Array:
-    """The adjoint's kernel: flipped in space, input and output channels exchanged within each group."""
-    rank = kernel.ndim - 2
-    inner, outer = kernel.shape[-2:]
-    flipped = jnp.flip(kernel, tuple(range(rank))).reshape(kernel.shape[:-1] + (group, outer // group))
-    exchanged = jnp.moveaxis(flipped, -1, rank)  # K..., O/g, I/g, g
-    exchanged = jnp.swapaxes(exchanged, -1, -2)
-    return exchanged.reshape(kernel.shape[:-2] + (outer // group, group * inner))
+def _swapped(w: jax.Array, group: int) -> jax.Array:
+    """The adjoint's kernel, channels-last, for weights as ONNX has them: flipped in space, input and output
+    channels exchanged within each group."""
+    outer, inner, *kernel = w.shape
+    parts = w.reshape(group, outer // group, inner, *kernel)
+    exchanged = jnp.moveaxis(parts, (1, 0, 2), (-3, -2, -1))  # K..., O/g, g, I/g
+    exchanged = exchanged.reshape(*kernel, outer // group, group * inner)
+    return jnp.flip(exchanged, tuple(range(len(kernel))))
 
 
 def _depthwise(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
     """Channels-first; weights: [kernel offsets, channels, multiplier]."""
-    channels, multiplier = weights.shape[1:]
+    multiplier = weights.shape[2]
     spread = jnp.repeat(x, multiplier, axis=1) if multiplier > 1 else x
-    factors = weights.reshape((len(weights), 1, channels * multiplier) + (1,) * len(shape.output))
+    factors = weights.reshape(len(weights), -1)
+    if shape.keeps_size:
+        return _shifted(shape.geometry, factors, spread, 1)
     seen = taps(spread, shape.geometry, shape.output, 0.0, first=2)
     return sum(
-        (part * factor for part, factor in zip(seen, factors, strict=True)), start=jnp.zeros((), x.dtype)
+        (part * along_channels(factor, part.ndim) for part, factor in zip(seen, factors, strict=True)),
+        start=jnp.zeros((), x.dtype),
     )
 
 
 def _depthwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
     channels, multiplier = weights.shape[1:]
-    factors = weights.reshape((len(weights), 1, channels * multiplier) + (1,) * len(shape.output))
+    factors = weights.reshape(len(weights), -1)
+    if shape.keeps_size:
+        x = _shifted(shape.geometry, factors, y, -1)
+    else:
 
-    def send(number: int, seen: jax.Array) -> jax.Array:
-        return seen * factors[number]
+        def send(number: int, seen: jax.Array) -> jax.Array:
+            return seen * along_channels(factors[number], seen.ndim)
 
-    x = gather_from_windows([y], [0.0], send, shape.geometry, shape.spatial, first=2)
+        x = gather_from_windows([y], [0.0], send, shape.geometry, shape.spatial, first=2)
     return x.reshape((x.shape[0], channels, multiplier) + shape.spatial).sum(axis=2) if multiplier > 1 else x
 
 
-def _pointwise(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
+def _shifted(geometry: WindowGeometry, factors: jax.Array, x: jax.Array, sign: int) -> jax.Array:
+    """Sum over the kernel's offsets of the map moved by each (`sign` 1; -1: moved back) and multiplied by a
+    factor for each channel [offsets, C].
+
+    The spatial axes are moved as one, and what comes around the end of a row is left out: where a 1x1
+    convolution reads the result, XLA makes both in one loop over cells, and finding row and column of each by
+    division would take longer than all the rest.
+    """
+    spatial = x.shape[2:]
+    cells = math.prod(spatial)
+    steps = [math.prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
+    moves = [
+        tuple(sign * (offset - low) for offset, low in zip(offsets, geometry.pads_lo, strict=True))
+        for offsets in geometry.offsets()
+    ]
+    starts = [sum(move * step for move, step in zip(each, steps, strict=True)) for each in moves]
+    before, after = max(0, -min(starts)), max(0, *starts)
+    padded = jnp.pad(x.reshape(*x.shape[:2], cells), ((0, 0), (0, 0), (before, after)))
+    together: dict[tuple[int, ...], jax.Array] = {}  # by what they do within a row
+    for start, (_, *inner), factor in zip(starts, moves, factors, strict=True):
+        moved = padded[:, :, before + start : before + start + cells] * along_channels(factor, 3)
+        key = tuple(inner)
+        together[key] = together[key] + moved if key in together else moved
+    found = jnp.zeros((), x.dtype)
+    for inner, part in together.items():
+        found = found + jnp.where(_stays_within(spatial, inner), part, 0)
+    return found.reshape(x.shape)
+
+
+def _stays_within(spatial: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
+    """[cells] Whether a move along all axes but the first leads to a cell of the same row."""
+    places = np.indices(spatial)[1:].reshape(len(inner), math.prod(spatial))
+    moved = places + np.array(inner, int).reshape(-1, 1)
+    return np.all((moved >= 0) & (moved < np.array(spatial[1:]).reshape(-1, 1)), axis=0)
+
+
+Mixing = tuple[jax.Array, jax.Array]
+"""A matrix for each group, [group, outer, inner], and its transpose, which a solve would write out in every
+iteration."""
+
+
+def _pointwise(shape: _Shape, weights: Mixing, x: jax.Array) -> jax.Array:
     """Channels-first; weights: [group, O/group, I/group]."""
     sizes = zip(shape.output, shape.geometry.strides, strict=True)
     x = x[(..., *(slice(0, (m - 1) * s + 1, s) for m, s in sizes))]
     return _mixed(weights, x)
 
 
-def _pointwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
-    x = _mixed(jnp.swapaxes(weights, 1, 2), y)
+def _pointwise_adjoint(shape: _Shape, weights: Mixing, y: jax.Array) -> jax.Array:
+    x = _mixed(weights, y, back=True)
     sizes = zip(shape.spatial, shape.output, shape.geometry.strides, strict=True)
     gaps = [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sizes]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *gaps])
 
 
-def _mixed(weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Channels of each cell multiplied by a matrix for each group, [group, outer, inner]."""
-    group, outer, inner = weights.shape
+def _both_ways(matrices: jax.Array) -> Mixing:
+    return matrices, jnp.swapaxes(matrices, 1, 2)
+
+
+def _mixed(weights: Mixing, x: jax.Array, back: bool = False) -> jax.Array:
+    """Channels of each cell multiplied by its group's matrix, or by the transpose (`back`)."""
+    group, outer, inner = weights[back].shape
     count, spatial = x.shape[0], x.shape[2:]
     cells = math.prod(spatial)
     if group == 1 and cells < MANY_CELLS:
-        y = jnp.einsum("oi,nip->nop", weights[0], x.reshape(count, inner, cells), precision=HIGHEST)
+        equation = "io,nip->nop" if back else "oi,nip->nop"
+        y = jnp.einsum(equation, weights[0][0], x.reshape(count, inner, cells), precision=HIGHEST)
     else:
         # for many cells XLA's matrix product is faster without the pictures among its columns
-        each = jnp.broadcast_to(weights, (count, *weights.shape))
+        each = jnp.broadcast_to(weights[back], (count, group, outer, inner))
         y = jnp.matmul(each, x.reshape(count, group, inner, cells), precision=HIGHEST)
     return y.reshape(count, group * outer, *spatial)
 
 
-def _patches(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
+def _patches(shape: _Shape, weights: Mixing, x: jax.Array) -> jax.Array:
     """Channels-first; weights: [1, O, kernel offsets * channels]."""
     seen = list(taps(x, shape.geometry, shape.output, 0.0, first=2))
     return _mixed(weights, jnp.concatenate(seen, axis=1))
 
 
-def _patches_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
-    channels = weights.shape[2] // math.prod(shape.geometry.kernel)
-    sent = _mixed(jnp.swapaxes(weights, 1, 2), y)
+def _patches_adjoint(shape: _Shape, weights: Mixing, y: jax.Array) -> jax.Array:
+    channels = weights[0].shape[2] // math.prod(shape.geometry.kernel)
+    sent = _mixed(weights, y, back=True)
 
     def send(number: int, seen: jax.Array) -> jax.Array:
         return seen[:, number * channels : (number + 1) * channels]
@@ -194,15 +252,15 @@ def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: 
     elif shape.is_pointwise:
         maps = [partial(_pointwise, shape), partial(_pointwise_adjoint, shape)]
         mixing = w.reshape(shape.group, w.shape[0] // shape.group, w.shape[1])
-        y = apply_linear(*(reversed(maps) if transposed else maps), mixing, x)
+        y = apply_linear(*(reversed(maps) if transposed else maps), _both_ways(mixing), x)
     elif _is_small(w.shape, shape.group):
         maps = [partial(_patches, shape), partial(_patches_adjoint, shape)]
         rows = jnp.moveaxis(w.reshape(*w.shape[:2], -1), 2, 1).reshape(1, w.shape[0], -1)
-        y = apply_linear(*(reversed(maps) if transposed else maps), rows, x)
+        y = apply_linear(*(reversed(maps) if transposed else maps), _both_ways(rows), x)
     else:
         maps = [partial(_dense, shape), partial(_dense_adjoint, shape)]
         kernel = jnp.transpose(w, (*range(2, 2 + rank), 1, 0))
-        weights = kernel, _swapped(kernel, shape.group)
+        weights = kernel, _swapped(w, shape.group)
         last = apply_linear(*(reversed(maps) if transposed else maps), weights, jnp.moveaxis(x, 1, -1))
         y = jnp.moveaxis(last, -1, 1)
     return y if b is None else y + along_channels(jnp.asarray(b), y.ndim)
