@@ -14,6 +14,7 @@ Columns:
     layers, solved   flows, and how many of them need a least-squares solve
     unconverged      layers with a solve that stopped at its cap
     iterations       of all solves, for the mean picture
+    x alone          the time for a batch over that for its pictures one after the other, by turns; blank for 1
 
 Without --no-fresh, for the smallest batch, the first explanation in new processes: `cold s` and `warm s` from
 starting Python to the last flow with an empty and with a filled compilation cache, `compile s` of XLA alone
@@ -24,7 +25,9 @@ starting Python to the last flow with an empty and with a filled compilation cac
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +38,7 @@ from networks import PRESETS, Network, add_options, chosen, method
 from service_process import report
 
 import naflow_core as nf
-from naflow_core.measure import Subject, compare, first_explanations
+from naflow_core.measure import Subject, by_turns, compare, first_explanations
 
 MB = 1e6
 
@@ -50,6 +53,7 @@ def rows_of(
     rows, segments = [], []
     for preset, own in methods.items():
         row = found["cascades"][preset]
+        alone = None if batch == 1 else over_alone(subject, own, options.repeats)
         rows.append(
             {
                 "network": network.name,
@@ -63,6 +67,7 @@ def rows_of(
                 "solved": row["solved"],
                 "unconverged": row["unconverged"],
                 "iterations": row["iterations"],
+                "x alone": "" if alone is None else alone,
                 "forward s": found["forward"],
                 "fwd+bwd s": found["forward_backward"],
             }
@@ -75,6 +80,24 @@ def rows_of(
             for part in found["segments"][preset]
         ]
     return rows, segments
+
+
+def over_alone(subject: Subject, own: nf.Method, repeats: int) -> float:
+    """Time for a batch over that for its pictures one after the other."""
+    pictures = range(len(next(iter(subject.feeds.values()))))
+    singles = [
+        dataclasses.replace(subject, feeds={name: x[n : n + 1] for name, x in subject.feeds.items()})
+        for n in pictures
+    ]
+    taken = by_turns(
+        {
+            "together": lambda: subject.explain(own),
+            "alone": lambda: [single.explain(own) for single in singles],
+        },
+        repeats,
+    )
+    together, alone = (statistics.median(times) for times in taken.values())
+    return together / alone
 
 
 def first(network: Network, own: nf.Method) -> dict[str, Any]:

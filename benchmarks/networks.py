@@ -62,7 +62,7 @@ NAMES = (*LIGHT, *TRAINED)
 
 @dataclass(frozen=True)
 class Network:
-    """One network with a batch of inputs; `proto` has that batch size written into it."""
+    """One network with a batch of inputs; `proto` takes batches of any size if that is not 1."""
 
     name: str
     proto: onnx.ModelProto
@@ -125,7 +125,8 @@ def _file(zoo: Path, name: str) -> Path:
 
 
 def with_batch(proto: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The same network for another batch size: inputs, outputs, and targets of Reshape that begin with 1.
+    """The same network for one picture, or for batches of any size: inputs, outputs, and targets of Reshape that
+    begin with 1.
 
     These files have a batch of one written into them in all three places.
     """
@@ -136,8 +137,11 @@ def with_batch(proto: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.name not in held and len(dims) > 0:
-            dims[0].ClearField("dim_param")
-            dims[0].dim_value = batch
+            dims[0].Clear()
+            if batch == 1:
+                dims[0].dim_value = 1
+            else:
+                dims[0].dim_param = "N"
     del graph.value_info[:]
     constants = {
         node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"
@@ -146,8 +150,8 @@ def with_batch(proto: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         if node.op_type == "Reshape" and node.input[1] in constants:
             tensor = constants[node.input[1]]
             target = numpy_helper.to_array(tensor).copy()
-            if len(target) > 1 and target[0] == 1:
-                target[0] = batch
+            if len(target) > 1 and target[0] == 1 and batch > 1:
+                target[0] = 0  # as the input of the node has it
                 tensor.CopyFrom(numpy_helper.from_array(target, tensor.name))
     return copy
 

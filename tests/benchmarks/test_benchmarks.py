@@ -19,14 +19,17 @@ from support.light_networks import light_network
 networks = script("networks")
 
 
-def test_a_batch_is_written_into_inputs_outputs_and_reshapes() -> None:
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_a_network_is_for_one_picture_or_for_batches_of_any_size(pictures: int) -> None:
     name = "GoogLeNet"
-    network = networks.light(name, 3)
-    report = nf.load(network.proto).inspect()
+    network = networks.light(name, pictures)
+    model = nf.load(network.proto)
+    assert model.inputs[0].shape[0] == (1 if pictures == 1 else "N")
+    report = model.inspect(input_shapes={key: value.shape for key, value in network.feeds.items()})
     assert report.explainable
     assert report.plan is not None
-    assert {value.shape[0] for value in network.feeds.values()} == {3}
-    assert report.plan.program.shapes[report.plan.head.output] == (3, 1000)
+    assert {value.shape[0] for value in network.feeds.values()} == {pictures}
+    assert report.plan.program.shapes[report.plan.head.output] == (pictures, 1000)
     (spec,) = light_network(name).graph.input
     assert spec.type.tensor_type.shape.dim[0].dim_value == 1
 
@@ -66,15 +69,21 @@ def test_cascade_writes_a_row_for_each_preset(
 ) -> None:
     cascade = script("cascade")
     small = networks.deep(2, size=12, channels=4)
-    monkeypatch.setattr(cascade, "chosen", lambda options, batch: [small])
+
+    def chosen(options: argparse.Namespace, batch: int) -> list[Any]:
+        feeds = {name: np.repeat(x, batch, axis=0) for name, x in small.feeds.items()}
+        return [networks.Network(small.name, networks.with_batch(small.proto, batch), feeds)]
+
+    monkeypatch.setattr(cascade, "chosen", chosen)
     monkeypatch.setattr(cascade.nf, "drop_programs", lambda: None)
     out = tmp_path / "rows.json"
-    given = ["--presets", "paper", "published-code", "--batches", "1", "--repeats", "1", "--no-fresh"]
+    given = ["--presets", "paper", "published-code", "--batches", "1", "2", "--repeats", "1", "--no-fresh"]
     cascade.main([*given, "--segments", "--json", str(out)])
     found = json.loads(out.read_text())
-    assert [row["preset"] for row in found["rows"]] == ["paper", "published-code"]
+    assert [row["preset"] for row in found["rows"]] == ["paper", "published-code"] * 2
     assert {row["layers"] for row in found["rows"]} == {5}
-    assert len(found["segments"]) == 10
+    assert [bool(row["x alone"]) for row in found["rows"]] == [False, False, True, True]
+    assert len(found["segments"]) == 20
     assert "cascade by segment" in capsys.readouterr().out
 
 
