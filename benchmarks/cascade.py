@@ -14,7 +14,7 @@ Columns:
     layers, solved   flows, and how many of them need a least-squares solve
     unconverged      layers with a solve that stopped at its cap
     iterations       of all solves, for the mean picture
-    x alone          the time for a batch over that for its pictures one after the other, by turns; blank for 1
+    x alone          time for a batch over that for its pictures one after the other, by turns
 
 Without --no-fresh, for the smallest batch, the first explanation in new processes: `cold s` and `warm s` from
 starting Python to the last flow with an empty and with a filled compilation cache, `compile s` of XLA alone

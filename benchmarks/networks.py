@@ -125,8 +125,8 @@ def _file(zoo: Path, name: str) -> Path:
 
 
 def with_batch(proto: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The same network for one picture, or for batches of any size: inputs, outputs, and targets of Reshape that
-    begin with 1.
+    """The same network for one picture, or for batches of any size: inputs, outputs, and targets of Reshape
+    that begin with 1.
 
     These files have a batch of one written into them in all three places.
     """

@@ -157,10 +157,10 @@ def _shifted(geometry: WindowGeometry, factors: jax.Array, x: jax.Array, sign: i
     before, after = max(0, -min(starts)), max(0, *starts)
     padded = jnp.pad(x.reshape(*x.shape[:2], cells), ((0, 0), (0, 0), (before, after)))
     together: dict[tuple[int, ...], jax.Array] = {}  # by what they do within a row
-    for start, (_, *inner), factor in zip(starts, moves, factors, strict=True):
+    for start, move, factor in zip(starts, moves, factors, strict=True):
         moved = padded[:, :, before + start : before + start + cells] * along_channels(factor, 3)
-        key = tuple(inner)
-        together[key] = together[key] + moved if key in together else moved
+        inner = move[1:]
+        together[inner] = together[inner] + moved if inner in together else moved
     found = jnp.zeros((), x.dtype)
     for inner, part in together.items():
         found = found + jnp.where(_stays_within(spatial, inner), part, 0)

@@ -26,6 +26,12 @@ def _conv() -> list[Case]:
         ((floats(2, 3, 10), floats(4, 3, 3)), {"strides": (2,), "pads": (1, 1)}),
         ((floats(1, 2, 5, 6, 7), floats(4, 2, 2, 3, 3), floats(4)), {"strides": (1, 2, 2)}),
         ((floats(1, 2, 5, 6, 7), floats(2, 1, 2, 3, 3)), {"group": 2, "strides": (2, 1, 2)}),
+        # depthwise, a window for each cell
+        ((floats(2, 3, 10), floats(3, 1, 4)), {"group": 3, "pads": (3, 0)}),
+        ((odd, floats(8, 1, 3, 2), floats(8)), {"group": 4, "dilations": (2, 3), "pads": (1, 3, 3, 0)}),
+        ((floats(1, 2, 2, 3), floats(2, 1, 5, 7)), {"group": 2, "pads": (4, 3, 0, 3)}),  # wider than the map
+        ((floats(2, 2, 5, 6, 7), floats(2, 1, 2, 3, 3)), {"group": 2, "pads": (0, 2, 1, 1, 0, 1)}),
+        ((x, floats(4, 1, 2, 4)), {"group": 4, "auto_pad": "SAME_UPPER"}),
     ]
     for auto_pad in ("SAME_UPPER", "SAME_LOWER", "VALID"):
         for stride in (1, 2, 3):
@@ -37,6 +43,7 @@ def _conv() -> list[Case]:
         ((x, floats(4, 3, 2, 2)), {"strides": (2, 2), "output_padding": (1, 1)}),
         ((x, floats(4, 2, 3, 3)), {"group": 2, "dilations": (2, 1), "strides": (2, 2)}),
         ((x, floats(4, 1, 4, 4)), {"group": 4, "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+        ((x, floats(4, 1, 3, 4)), {"group": 4, "pads": (0, 1, 2, 2)}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "output_shape": (18, 16)}),
         ((x, floats(4, 3, 3, 3)), {"strides": (2, 2), "auto_pad": "SAME_UPPER", "output_shape": (18, 16)}),
         ((floats(1, 1, 3, 3), floats(1, 2, 3, 3), floats(2)), {"strides": (3, 2), "output_shape": (10, 8)}),
@@ -120,6 +127,8 @@ def _linear() -> list[Case]:
         Case("MatMul", (floats(4), floats(4, seed=1))),
         Case("Gemm", (a, b, floats(3)), {"alpha": 0.5, "beta": 2.0}),
         Case("Gemm", (floats(4, 5), floats(3, 4), floats(5, 1)), {"transA": 1, "transB": 1}),
+        Case("Gemm", (floats(1, 5), floats(3, 5), floats(3)), {"transB": 1}),
+        Case("Gemm", (floats(4, 3), floats(4, 2)), {"transA": 1}),
         Case("Gemm", (a, b)),
         Case("Gemm", (a, b, scalar(1.5))),
     ]

@@ -68,6 +68,17 @@ def test_convolution_adjoint(attributes: dict[str, Any], channels: tuple[int, in
     check_adjoint(lambda x: conv(x, w, group=group, **attributes), normal(2, group * inner, 9, 8))
 
 
+@settings(max_examples=16, deadline=None)
+@given(st.data(), st.sampled_from([1, 3]))
+def test_adjoint_of_a_depthwise_convolution_that_keeps_the_size(data: st.DataObject, multiplier: int) -> None:
+    kernel, dilations = (tuple(data.draw(st.integers(1, most)) for _ in range(2)) for most in (5, 3))
+    total = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+    low = [data.draw(st.integers(0, most)) for most in total]
+    pads = (*low, *(both - begin for both, begin in zip(total, low, strict=True)))
+    w = normal(3 * multiplier, 1, *kernel, seed=3)
+    check_adjoint(lambda x: conv(x, w, group=3, dilations=dilations, pads=pads), normal(2, 3, 9, 8))
+
+
 @settings(max_examples=10, deadline=None)
 @given(window(), st.sampled_from([(1, 3, 4), (2, 2, 6), (4, 1, 4)]))
 def test_transposed_convolution_adjoint(attributes: dict[str, Any], channels: tuple[int, int, int]) -> None:
