@@ -222,7 +222,7 @@ def test_a_batch_gives_what_its_pictures_give_alone(name):
     """Very different pictures, so that scalars shared between them would show."""
     x = picture(7, 3) * np.float32([1, 30, 0.05]).reshape(3, 1, 1, 1)
     model = nf.load(network(name))
-    method = nf.Method(damping=0.1, tolerance=1e-4, max_iterations=500)
+    method = nf.Method(damping=0.1, tolerance=1e-6, max_iterations=2000)
     together = model.explain(x, method=method, layers="spine").collect()
     single = [model.explain(x[i : i + 1], method=method, layers="spine").collect() for i in range(3)]
     chunked = model.explain(x, method=method, layers="spine", batch_size=1).collect()
