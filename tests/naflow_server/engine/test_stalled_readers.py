@@ -52,6 +52,21 @@ def test_others_go_on_and_the_stalled_resume_where_they_were(root: Path) -> None
     run(work)
 
 
+def test_maps_of_a_message_wait_ahead_of_the_events_only_for_readers_of_groups(root: Path) -> None:
+    two_maps = 2 * 5 * 5 * 4
+
+    async def work() -> None:
+        async with running(settings(root, limits={"events": 2, "gather_bytes": two_maps})) as engine:
+            for grouped, maps in ((False, 1), (True, 3)):  # and the header
+                call = engine.explain(request(NAME, grouped=grouped))
+                await until(lambda: engine.statistics().stalled == 1)
+                assert call.position.done == maps
+                call.cancel()
+                await until(lambda: engine.statistics().stalled == 0)
+
+    run(work)
+
+
 def test_a_stalled_reader_gives_the_activations_back(root: Path) -> None:
     x = picture(0, 64)
 
