@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 Array = Any
 
-DIGITS = ((20, 11), (10, 10), (0, 10))
-"""Shift and width of the digits that a float32's 31 bits without its sign are taken apart into."""
+DIGITS, WIDTH = 3, 11
+"""The digits that a float32's 31 bits without its sign are taken apart into, and the bits of each."""
+VALUES = 1 << WIDTH
 MOST_EXPONENT = 126
 EDGE = 2.0
 """How far, as a factor to either side, the edge of the soft set reaches."""
@@ -152,28 +153,32 @@ def by_digits(sides: int, size: Array, side: Array, mass: Array) -> Array:
         [N, sides], the least contribution of each set; 0 where all are.
     """
     bits, picture = jax.lax.bitcast_convert_type(size, jnp.int32), jnp.arange(len(size))[:, None]
-    found = jnp.zeros((len(size), sides), jnp.int32)
-    total: Array = None
-    wanted: Array = None  # of the mass, what is still to be found
-    for shift, width in DIGITS:
+
+    def choose(turn: Array, before: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        found, wanted, _ = before  # leading digits; of the mass, what is still to be found
+        parts = bits >> ((DIGITS - 1 - turn) * WIDTH)
         leading = found if sides == 1 else jnp.where(side > 0, found[:, 1:], found[:, :1])
-        candidates = jnp.where(bits >> (shift + width) == leading, size, 0)
-        digit = (bits >> shift) & (2**width - 1)
-        place = ((picture * sides + side) * 2**width + digit).reshape(-1)  # one number: XLA is slow with more
-        masses = jnp.zeros(len(size) * sides * 2**width, size.dtype)
-        masses = masses.at[place].add(candidates.reshape(-1), mode="promise_in_bounds")
-        masses = masses.reshape(len(size), sides, -1)
+        candidates = jnp.where(parts >> WIDTH == leading, size, 0)
+        place = ((picture * sides + side) << WIDTH) + (parts & (VALUES - 1))
+        masses = jnp.zeros(len(size) * sides * VALUES, size.dtype)
+        # one number for each place: XLA is slow with more
+        masses = masses.at[place.reshape(-1)].add(candidates.reshape(-1), mode="promise_in_bounds")
+        masses = masses.reshape(len(size), sides, VALUES)
         at_least = jnp.cumsum(masses[..., ::-1], axis=2)[..., ::-1]
         all_of_it = at_least[..., :1]
-        if total is None:
-            total, wanted = all_of_it, mass * all_of_it
-        wanted = jnp.minimum(wanted, all_of_it)  # what rounding adds is not there
+        # what rounding adds is not there
+        wanted = jnp.where(turn == 0, mass * all_of_it, jnp.minimum(wanted, all_of_it))
         chosen = jnp.sum(at_least >= wanted, axis=2, dtype=jnp.int32) - 1
         chosen = jnp.maximum(chosen, 0)  # nan has no place
         beyond = jnp.pad(at_least[..., 1:], ((0, 0), (0, 0), (0, 1)))
         wanted = wanted - jnp.take_along_axis(beyond, chosen[..., None], axis=2)
-        found = (found << width) + chosen
-    return _as_floats(found, total[..., 0])
+        return (found << WIDTH) + chosen, wanted, all_of_it[..., 0]
+
+    nothing = jnp.zeros((len(size), sides), size.dtype)
+    # a loop, as the compiler takes as long for each turn as for all the rest of a layer
+    start = jnp.zeros(nothing.shape, jnp.int32), nothing[..., None], nothing
+    found, _, total = jax.lax.fori_loop(0, DIGITS, choose, start)
+    return _as_floats(found, total)
 
 
 def by_halving(sides: int, size: Array, side: Array, mass: Array) -> Array:
