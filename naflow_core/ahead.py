@@ -7,6 +7,7 @@ in which they will be needed.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping
@@ -24,6 +25,9 @@ from naflow_core.records import State
 MOST_THREADS = 8
 MOST_REMEMBERED = 64
 
+Program = Any  # what `jax.jit` gives, or `Compiled`
+Missing = tuple[Segment, Hashable, Program, tuple[Any, ...]]  # step, key, program, what it is called with
+
 _compiled: set[Hashable] = set()
 _drops = 0
 _lock = threading.Lock()
@@ -33,26 +37,26 @@ class AheadOfTime:
     """Compiles on threads from the moment it is made; `wait` before a step, `close` at the end."""
 
     def __init__(self, plan: Plan, method: Method, wanted: set[str]) -> None:
-        self._futures: dict[tuple[str, str], Future[None]] = {}
+        self._futures: dict[tuple[str, str], list[Future[None]]] = {}
         # the caller's, which other threads do not inherit; mypy does not see what JAX adds to its config
         device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
         pending = _pending(plan, method, wanted, device)
         threads = min(MOST_THREADS, os.cpu_count() or 1)
         if threads > 1 and len(pending) > 1:
             pool = ThreadPoolExecutor(threads, "naflow-compile")
-            for segment, key, call in pending:
-                self._futures[segment.source, segment.target] = pool.submit(_compile, key, call, device)
+            for segment, key, program, call in pending:
+                futures = self._futures.setdefault((segment.source, segment.target), [])
+                futures.append(pool.submit(_compile, key, program, call, device))
             pool.shutdown(wait=False)  # the threads end with the last of these
 
     def wait(self, segment: Segment) -> None:
         """Return when the step is compiled, if it was one that had to be."""
-        future = self._futures.get((segment.source, segment.target))
-        if future is not None:
+        for future in self._futures.get((segment.source, segment.target), ()):
             future.result()
 
     def close(self) -> None:
         """Drop what has not begun."""
-        for future in self._futures.values():
+        for future in itertools.chain.from_iterable(self._futures.values()):
             future.cancel()
 
 
@@ -75,9 +79,7 @@ class _Shapes(Mapping[str, jax.ShapeDtypeStruct]):
         return name in self._program.shapes
 
 
-def _pending(
-    plan: Plan, method: Method, wanted: set[str], device: Any
-) -> list[tuple[Segment, Hashable, Any]]:
+def _pending(plan: Plan, method: Method, wanted: set[str], device: Any) -> list[Missing]:
     """What is missing. That nothing is, is remembered: finding out takes milliseconds."""
     if method.inverse == "activation":  # one program, and not of this kind
         return []
@@ -93,25 +95,33 @@ def _pending(
     return missing
 
 
-def _missing(
-    plan: Plan, method: Method, wanted: set[str], device: Any
-) -> Iterator[tuple[Segment, Hashable, Any]]:
-    """The steps to come whose program has not been compiled for a device, each program once."""
+def _missing(plan: Plan, method: Method, wanted: set[str], device: Any) -> Iterator[Missing]:
+    """What the steps to come run that has not been compiled for a device, each program once."""
     values = _Shapes(plan)
     seen: set[Hashable] = set()
     for segment, inner in cascade.turns(plan, wanted):
         for part in (*inner, segment):
-            shape = values[part.target].shape
-            number, flag = (jax.ShapeDtypeStruct(shape, kind) for kind in (np.float32, np.bool_))
-            call = cascade.arguments(plan, part, method, values, State(number, number, flag))
-            key = (device, *call[:6], *jax.tree.map(_signature, jax.tree.leaves(call[6:-1])))
-            if key not in seen and key not in _compiled:
-                seen.add(key)
-                yield part, key, call
+            for program, static, call in _programs(plan, part, method, values):
+                key = (device, *call[:static], *jax.tree.map(_signature, jax.tree.leaves(call[static:])))
+                if key not in seen and key not in _compiled:
+                    seen.add(key)
+                    yield part, key, program, call
 
 
-def _signature(array: Any) -> tuple[tuple[int, ...], str]:
-    return tuple(array.shape), str(array.dtype)
+def _programs(
+    plan: Plan, part: Segment, method: Method, values: _Shapes
+) -> Iterator[tuple[Program, int, tuple[Any, ...]]]:
+    """The programs of one step, the number of their static arguments, and what they are called with."""
+    number, flag = (jax.ShapeDtypeStruct(values[part.target].shape, kind) for kind in (np.float32, np.bool_))
+    above = State(number, number, flag)
+    yield cascade.invert, 6, cascade.arguments(plan, part, method, values, above)
+    below = jax.ShapeDtypeStruct(values[part.source].shape, np.float32)
+    found = cascade.retention(plan, part.source, part, method, values[part.source], below, below)
+    yield cascade.abandon_in_place, 3, found
+
+
+def _signature(leaf: Any) -> tuple[tuple[int, ...], str] | type:
+    return (tuple(leaf.shape), str(leaf.dtype)) if hasattr(leaf, "shape") else type(leaf)
 
 
 def drop_programs() -> None:
@@ -124,8 +134,8 @@ def drop_programs() -> None:
         _drops += 1
 
 
-def _compile(key: Hashable, call: tuple[Any, ...], device: Any) -> None:
+def _compile(key: Hashable, program: Program, call: tuple[Any, ...], device: Any) -> None:
     with jax.default_device(device):
-        cascade.invert.lower(*call).compile()
+        program.lower(*call).compile()
     with _lock:
         _compiled.add(key)

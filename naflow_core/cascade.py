@@ -7,7 +7,6 @@ once per kind of segment, abandonment once per shape of tensor.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 
 from naflow_core.abandonment import SHARES, contribution_mass, zero_gradient
 from naflow_core.analysis.plan import Plan, Segment
+from naflow_core.compiled import Compiled
 from naflow_core.inverse.channels import channels_at_a_time, invert_some_channels
 from naflow_core.inverse.channels_last import invert_channels_last
 from naflow_core.inverse.guard import divide
@@ -126,6 +126,7 @@ def arguments(
         watched = Watched(retaining(method, segment), method.evidence, layout)
     elif segment.systems == (0, 1) and on_cpu:
         channels = channels_at_a_time(values[segment.source].shape)
+    inside = segment.inside if method.inverse == "activation" else {}
     return (
         segment.subprogram,
         segment.rule,
@@ -144,10 +145,11 @@ def arguments(
             segment.order,
             scaling,
             watched,
+            tuple(inside.values()),
         ),
         values[segment.source],
         values[segment.target],
-        plan.program.operands(segment.operands, values),
+        plan.program.operands((*segment.operands, *inside), values),
         state,
         following,
         plan.program.operands(scales, {}),
@@ -157,8 +159,7 @@ def arguments(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def invert(
+def _invert(
     subprogram: Subprogram,
     rule: Rule,
     position: int,
@@ -177,14 +178,18 @@ def invert(
 
     Args:
         x0, y0: t_{k-1} and t_k of the forward pass.
+        operands: of the subprogram, and behind them the values of `choices.inside`.
         above: B_k, G_k, R_k.
         following: the activation behind t_k, which tells the neurons that are on (rows = "active"); None: all
             are.
         scales: operands of `choices.scaling`.
     """
 
+    operands, known = operands[: subprogram.operand_count], operands[subprogram.operand_count :]
+    inside = dict(zip(choices.inside, known, strict=True))
+
     def function(x: Array) -> Array:
-        return subprogram(x, operands)[0]
+        return subprogram(x, operands, inside=inside)[0]
 
     # G_k is zero on abandoned neurons already
     (gradient,) = jax.vjp(function, x0)[1](above.coefficients)
@@ -237,6 +242,15 @@ def invert(
     return result._replace(expected=_sum((above.bpfm - y0) * above.coefficients) + _sum(x0 * gradient))
 
 
+def _is_cheap_in_loops(subprogram: Subprogram, *choices: Any) -> bool:
+    """Whether convolutions and products take its time, not loops that XLA writes: those over the shifted maps
+    of depthwise layers, and those that factorise a matrix for each cell."""
+    return not (subprogram.shifts_maps or choices[-1].by_cells)
+
+
+invert = Compiled(_invert, tuple(range(6)), _is_cheap_in_loops)
+
+
 def _view(
     watched: Watched | None, activation: Array, gradient: Array, mass: float
 ) -> Callable[[Array], Array | None] | None:
@@ -280,7 +294,7 @@ def _abandon(
 
 
 abandon = jax.jit(_abandon, static_argnums=(0, 1, 2))
-_abandon_in_place = jax.jit(_abandon, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
+abandon_in_place = jax.jit(_abandon, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
 """The same in the memory of preimage and gradient, which are gone then."""
 
 
@@ -363,6 +377,20 @@ def retaining(method: Method, segment: Segment | None) -> str:
     return chosen.rule
 
 
+def retention(
+    plan: Plan,
+    tensor: str,
+    segment: Segment | None,
+    method: Method,
+    activation: Array,
+    preimage: Array,
+    gradient: Array,
+) -> tuple[Any, ...]:
+    """What `abandon` is called with for one tensor."""
+    rule, layout = retaining(method, segment), plan.layouts.get(tensor)
+    return rule, method.evidence, layout, activation, preimage, gradient, method.abandon.mass
+
+
 def _finish(
     plan: Plan,
     tensor: str,
@@ -373,14 +401,8 @@ def _finish(
     began: float,
 ) -> tuple[State, Running]:
     # at the top, preimage and activation are one array
-    abandoned = (abandon if segment is None else _abandon_in_place)(
-        retaining(method, segment),
-        method.evidence,
-        plan.layouts.get(tensor),
-        activation,
-        inverted.preimage,
-        inverted.gradient,
-        method.abandon.mass,
+    abandoned = (abandon if segment is None else abandon_in_place)(
+        *retention(plan, tensor, segment, method, activation, inverted.preimage, inverted.gradient)
     )
     kept = inverted._replace(preimage=None, gradient=None)  # not needed any more, and large
     return abandoned.state, Running(tensor, segment, kept, abandoned, began)

@@ -91,7 +91,7 @@ class Explanation(Iterator[Flow]):
         try:
             begins = itertools.accumulate((chunk.count for chunk in chunks), initial=0)
             parts = [
-                _forward(chunk, own, wanted, begin)
+                _forward(chunk, own, wanted, begin, method.inverse == "activation")
                 for chunk, own, begin in zip(chunks, targets, begins, strict=False)
             ]
         except BaseException:
@@ -207,12 +207,13 @@ class Explanation(Iterator[Flow]):
 
 
 def _forward(
-    chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set[str], begin: int
+    chunk: Chunk, target: ClassTarget | PerPicture | Aimed, wanted: set[str], begin: int, at_once: bool
 ) -> Prediction:
     """Run the model, keep what the cascade needs, and set the coefficients at the top.
 
     Args:
         begin: number of the chunk's first picture.
+        at_once: whether all steps are one backward pass, which reads what is inside of segments as well.
     """
     plan = chunk.plan
     program, head = plan.program, plan.head
@@ -221,7 +222,7 @@ def _forward(
     segments = [part for s in plan.segments for part in (s, *plan.interior_for(s, wanted))]
     needed = {plan.top, head.scores, head.output, *head_operands}
     for segment in segments:
-        needed |= _reads(segment)
+        needed |= _reads(segment) | (set(segment.inside) if at_once else set())
     chunk.names = tuple(name for name in program.shapes if name in needed and name not in program.inputs)
     _run_model(chunk)
     if not isinstance(target, ClassTarget | PerPicture):

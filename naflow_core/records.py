@@ -101,7 +101,8 @@ class Choices(NamedTuple):
     """The options that change the program, the range of the activation behind t_k and its order of axes, and
     the steps behind t_k that only scale it. `by_cells`: solve the normal equations of each cell. `channels`:
     how many of them, each a system of its own, are solved at a time; None: all. `channels_last`: how the
-    unknowns lie in a solve. `watched`: None where the residual alone says when to stop."""
+    unknowns lie in a solve. `watched`: None where the residual alone says when to stop. `inside`: slots of
+    the subprogram whose forward values are among the operands, behind its own."""
 
     inverse: str
     rows: str
@@ -114,6 +115,7 @@ class Choices(NamedTuple):
     order: tuple[int, ...]
     scaling: Subprogram | None
     watched: Watched | None
+    inside: tuple[int, ...] = ()
 
 
 class Layer(NamedTuple):
@@ -145,17 +147,17 @@ class Running(NamedTuple):
 
     def layer(self) -> Layer:
         """Wait for it."""
-        diagnostics = diagnosed(self.inverted, self.abandoned)
+        done = self.abandoned
+        diagnostics = diagnosed(self.inverted, done.fraction, done.total)
         seconds = time.perf_counter() - self.began
-        state, flow = self.abandoned.state, self.abandoned.flow
-        return Layer(self.tensor, self.segment, state, flow, diagnostics, seconds)
+        return Layer(self.tensor, self.segment, done.state, done.flow, diagnostics, seconds)
 
 
-def diagnosed(inverted: Inverted, abandoned: Abandoned) -> Diagnostics:
-    """How the step went that gave these two, as numpy arrays."""
-    found = np.asarray(abandoned.total, np.float64)
+def diagnosed(inverted: Inverted, fraction: Array, total: Array) -> Diagnostics:
+    """How the step went that gave these, as numpy arrays: `Abandoned.fraction` and `Abandoned.total`."""
+    found = np.asarray(total, np.float64)
     expected = found if inverted.expected is None else np.asarray(inverted.expected, np.float64)
     larger = np.maximum(np.abs(found), np.abs(expected))
     gap = np.divide(np.abs(found - expected), larger, out=np.zeros_like(larger), where=larger > 0)
     solve = (inverted.iterations, inverted.relative_residual, inverted.converged)
-    return Diagnostics(*(np.asarray(values) for values in (abandoned.fraction, *solve, gap)))
+    return Diagnostics(*(np.asarray(values) for values in (fraction, *solve, gap)))

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from naflow_core import cascade
 from naflow_core.analysis.plan import Plan, Segment
 from naflow_core.method import Method
 from naflow_core.model.layout import Layout
-from naflow_core.records import Abandoned, Inverted, Layer, diagnosed
+from naflow_core.records import Inverted, Layer, diagnosed
 
 Array = Any
 STATIC = 6  # arguments of `cascade.invert` that belong to the program
@@ -48,12 +50,16 @@ def run(
     """
     began = time.perf_counter()
     parts = [part for segment, inner in cascade.turns(plan, wanted) for part in (*inner, segment)]
-    found = _compute(plan, method, values, top_coefficients, parts)
+    flows, sums = _compute(plan, method, values, top_coefficients, parts)
     seconds = time.perf_counter() - began
+    none = np.zeros(sums.shape[-1], np.float32)
     tensors = [plan.top, *(part.source for part in parts)]
-    for tensor, segment, (inverted, abandoned) in zip(tensors, [None, *parts], found, strict=True):
-        diagnostics = diagnosed(inverted, abandoned)
-        yield Layer(tensor, segment, None, abandoned.flow, diagnostics, seconds)
+    for tensor, segment, flow, (expected, fraction, total) in zip(
+        tensors, [None, *parts], flows, sums, strict=True
+    ):
+        inverted = Inverted(None, None, expected, none.astype(np.int32), none, none == 0)
+        diagnostics = diagnosed(inverted, fraction, total)
+        yield Layer(tensor, segment, None, flow, diagnostics, seconds)
         seconds = 0.0
 
 
@@ -63,8 +69,8 @@ def _compute(
     values: Mapping[str, Array],
     top_coefficients: Array,
     parts: Sequence[Segment],
-) -> list[tuple[Inverted, Abandoned]]:
-    """The top and the steps from it, as numpy arrays; holds no forward value when it returns."""
+) -> tuple[list[np.ndarray | None], np.ndarray]:
+    """What `descend` gives, as numpy arrays; holds no forward value when it returns."""
     tensors = [plan.top, *(part.source for part in parts)]
     turns, operands = [], []
     for part in parts:
@@ -72,7 +78,7 @@ def _compute(
         above, rule = tensors.index(part.target), cascade.retaining(method, part)
         turns.append(Turn(above, call[:STATIC], rule, plan.layouts.get(part.source)))
         operands.append(call[STATIC:])
-    found: list[tuple[Inverted, Abandoned]] = jax.device_get(
+    found: tuple[list[np.ndarray | None], np.ndarray] = jax.device_get(
         descend(
             tuple(turns),
             cascade.retaining(method, None),
@@ -97,8 +103,12 @@ def descend(
     top_coefficients: Array,
     operands: Sequence[tuple[Any, ...]],
     mass: float,
-) -> list[tuple[Inverted, Abandoned]]:
-    """All steps. What only the next one reads is left out of the results.
+) -> tuple[list[Array | None], Array]:
+    """The top and all steps from it.
+
+    Returns:
+        the flows, and [tensors, 3, N]: `Inverted.expected` (at the top the last of these),
+        `Abandoned.fraction` and `Abandoned.total`. Fetching them one by one takes longer than computing them.
 
     Args:
         retaining, layout: of the top.
@@ -107,12 +117,14 @@ def descend(
     """
     inverted = cascade.exact(top, top_coefficients)
     abandoned = cascade.abandon(retaining, evidence, layout, top, top, top_coefficients, mass)
-    found = [(inverted, abandoned)]
+    found, expected = [abandoned], [abandoned.total]
     for turn, (x0, y0, others, _, *rest) in zip(turns, operands, strict=True):
-        state = found[turn.above][1].state
-        inverted = cascade.invert(*turn.invert, x0, y0, others, state, *rest)
+        state = found[turn.above].state
+        inverted = cascade.invert.traced(*turn.invert, x0, y0, others, state, *rest)
         abandoned = cascade.abandon(
             turn.retaining, evidence, turn.layout, x0, inverted.preimage, inverted.gradient, mass
         )
-        found.append((inverted, abandoned))
-    return [(i._replace(preimage=None, gradient=None), a._replace(state=None)) for i, a in found]
+        found.append(abandoned)
+        expected.append(inverted.expected)
+    sums = [expected, [done.fraction for done in found], [done.total for done in found]]
+    return [done.flow for done in found], jnp.stack([jnp.stack(each) for each in sums], axis=1)

@@ -30,6 +30,23 @@ MOVING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "
 FEW_CHANNELS = 32
 MOST_NORMAL_NUMBERS = 2**24  # 64 MiB for each picture
 DEPTHWISE = frozenset({"AveragePool"})
+LINEAR = frozenset(
+    {
+        *("Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm"),
+        *(
+            "GlobalAveragePool",
+            "Identity",
+            "Pad",
+            "ReduceMean",
+            "ReduceSum",
+            "Reshape",
+            "Sub",
+            "Sum",
+            "Transpose",
+        ),
+    }
+)
+"""Whose derivative does not depend on what they read."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +88,18 @@ class Segment:
     scales: tuple[str, ...] = ()
     small_cells: bool = False
     channels_last: bool = False
+
+    @functools.cached_property
+    def inside(self) -> dict[str, int]:
+        """Tensors between source and target that the derivative depends on, with their slots."""
+        slots = {
+            name: slot
+            for step, instruction in zip(self.steps, self.subprogram.instructions, strict=True)
+            for name, slot in zip(step.outputs, instruction.outputs, strict=True)
+            if name and name != self.target
+        }
+        read = (name for step in self.steps if step.node.op_type not in LINEAR for name in step.sources)
+        return {name: slots[name] for name in read if isinstance(name, str) and name in slots}
 
     @property
     def kind(self) -> Literal["node", "composite"]:

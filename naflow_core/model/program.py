@@ -8,6 +8,7 @@ that layers of one shape share one compiled program.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from naflow_core.compiled import Compiled
 from naflow_core.errors import AnalysisError, UnsupportedNode
 from naflow_core.model.graph import Node
+from naflow_core.ops.conv import FEW_GROUPS
 from naflow_core.ops.registry import Interval, Operator
 
 Array = Any
@@ -77,17 +80,43 @@ class Subprogram:
     operand_count: int
     outputs: tuple[int, ...]
 
+    @property
+    def shifts_maps(self) -> bool:
+        """Whether it has convolutions of many groups: depthwise ones are sums of shifted maps."""
+        attributes = itertools.chain.from_iterable(step.attributes for step in self.instructions)
+        return any(name == "group" and value > FEW_GROUPS for name, value in attributes)
+
     def __call__(
-        self, x: Array, operands: Sequence[Array], held: frozenset[str] = frozenset()
+        self,
+        x: Array,
+        operands: Sequence[Array],
+        held: frozenset[str] = frozenset(),
+        inside: Mapping[int, Array] | None = None,
     ) -> tuple[Array, ...]:
-        """Values of the output slots; nothing is differentiated through the operators in `held`."""
+        """Values of the output slots; nothing is differentiated through the operators in `held`.
+
+        Args:
+            inside: what slots in between are known to become for this `x`. A backward pass then computes
+                only what it needs besides them.
+        """
         slots: dict[int, Array] = dict(enumerate((x, *operands)))
         for instruction in self.instructions:
             values = instruction(look_up(instruction.sources, slots))
             if instruction.operator.op_type in held:
                 values = jax.lax.stop_gradient(values)
-            slots.update(zip(instruction.outputs, values, strict=False))
+            for slot, value in zip(instruction.outputs, values, strict=False):
+                slots[slot] = _as_known(value, inside[slot]) if inside and slot in inside else value
         return tuple(slots[number] for number in self.outputs)
+
+
+@jax.custom_vjp
+def _as_known(computed: Array, known: Array) -> Array:
+    """The value that is known, with the derivative of the one that would be computed."""
+    del computed
+    return known
+
+
+_as_known.defvjp(lambda _computed, known: (known, None), lambda _, cotangent: (cotangent, None))
 
 
 def look_up(sources: Iterable[int | Known | None], slots: Mapping[int, Array]) -> list[Array]:
@@ -98,10 +127,12 @@ def look_up(sources: Iterable[int | Known | None], slots: Mapping[int, Array]) -
     ]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate(subprogram: Subprogram, x: Array, operands: Sequence[Array]) -> tuple[Array, ...]:
+def _evaluate(subprogram: Subprogram, x: Array, operands: Sequence[Array]) -> tuple[Array, ...]:
     """`subprogram(x, operands)`, compiled once per structure and shapes."""
     return subprogram(x, operands)
+
+
+evaluate = Compiled(_evaluate, (0,), lambda subprogram: not subprogram.shifts_maps)
 
 
 @dataclass(frozen=True)

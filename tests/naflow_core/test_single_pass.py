@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import naflow_core as nf
 from naflow_core import cascade, explanation
+from naflow_core.analysis.plan import Segment
 from support.blocks import network, picture
 
 
@@ -46,3 +49,24 @@ def test_forward_values_are_held_and_computed_again_only_while_a_step_reads_them
         assert bool(values) == (number < last)
         running.release()
     assert len(passes) == last
+
+
+@pytest.mark.parametrize(("block", "again"), [("residual", 1), ("bottleneck", 2), ("inception", 1)])
+def test_what_a_backward_pass_reads_inside_of_a_block_is_not_computed_again(block, again, monkeypatch):
+    counts = []
+    descend = explanation.single_pass.descend
+
+    def spy(*arguments):
+        text = descend.lower(*arguments).compile().as_text()
+        counts.append(len(re.findall(r" (?:convolution|dot)\(", text)))
+        return descend(*arguments)
+
+    monkeypatch.setattr(explanation.single_pass, "descend", spy)
+    model, method = nf.load(network(block)), nf.Method.preset("net")
+    read, computed = [], []
+    for flows in (read, computed):
+        flows += model.explain(picture(1), method=method, layers="spine").collect().flows
+        monkeypatch.setattr(Segment, "inside", property(lambda _self: {}))
+    assert counts[1] - counts[0] == again
+    for a, b in zip(read, computed, strict=True):
+        np.testing.assert_allclose(a.map, b.map, atol=1e-6 * b.map.max(), err_msg=a.tensor)

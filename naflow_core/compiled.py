@@ -1,0 +1,57 @@
+"""Functions that XLA compiles, on CPUs in half the time where what comes out is as fast."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+QUICK = {"xla_cpu_use_fusion_emitters": False}
+"""The older of XLA's two ways to write loops for a CPU. It takes half the time; convolutions and matrix
+products are library calls either way, but sums of shifted maps take up to twice as long to run."""
+
+
+class Compiled:
+    """A function of static and traced arguments as `jax.jit` gives it, compiled quickly on CPUs where it may.
+
+    For calls from Python: within another compiled function call `traced`.
+
+    Attributes:
+        traced: `jax.jit` of the function, without any options.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], static: Sequence[int], quickly: Callable[..., bool]
+    ) -> None:
+        """
+        Args:
+            static: positions of the static arguments, which come first.
+            quickly: whether a program may be compiled quickly, by its static arguments.
+        """
+        functools.update_wrapper(self, function)
+        self._count, self._quickly = len(static), quickly
+        self.traced = jax.jit(function, static_argnums=static)
+        self._quick = jax.jit(function, static_argnums=static, compiler_options=QUICK)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._program(arguments)(*arguments)
+
+    def lower(self, *arguments: Any) -> jax.stages.Lowered:
+        """As of what `jax.jit` gives."""
+        return self._program(arguments).lower(*arguments)
+
+    def _program(self, arguments: tuple[Any, ...]) -> Any:
+        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._count]) and _is_known()
+        return self._quick if quick else self.traced
+
+
+@functools.cache
+def _is_known() -> bool:
+    """Whether this version of XLA has the option."""
+    try:
+        jax.jit(lambda: 0, compiler_options=QUICK).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
