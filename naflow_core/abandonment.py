@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from naflow_core.units import power_of_two_above
 
 Array = Any
 
 DIGITS, WIDTH = 3, 11
 """The digits that a float32's 31 bits without its sign are taken apart into, and the bits of each."""
 VALUES = 1 << WIDTH
-MOST_EXPONENT = 126
 EDGE = 2.0
 """How far, as a factor to either side, the edge of the soft set reaches."""
 FAINTEST = 1 / 64
@@ -124,13 +124,8 @@ def _least(contribution: Array, mass: Array | float, sides: int) -> Array:
     """
     flat = contribution.reshape(contribution.shape[0], -1)
     size, side = jnp.abs(flat), jnp.where(flat < 0, sides - 1, 0)
-    least = jax.lax.platform_dependent(
-        size,
-        side,
-        jnp.asarray(mass),
-        cpu=functools.partial(by_digits, sides),
-        default=functools.partial(by_halving, sides),
-    )
+    search = by_digits if jax.default_backend() == "cpu" else by_halving
+    least = search(sides, size, side, jnp.asarray(mass))
     if sides == 1:
         return least.reshape(-1, *[1] * (contribution.ndim - 1))
     either = least.reshape(-1, 2, *[1] * (contribution.ndim - 1))
@@ -206,8 +201,5 @@ def _as_floats(bits: Array, total: Array) -> Array:
 def _in_range(values: Array) -> Array:
     """Each picture over a power of two near its largest value: no digit changes, and products stay finite."""
     largest = jnp.max(jnp.abs(values), axis=tuple(range(1, values.ndim)), keepdims=True)
-    _, exponent = jnp.frexp(largest)
     known = jnp.isfinite(largest) & (largest > 0)
-    # the power itself stays a normal number
-    exponent = jnp.where(known, jnp.clip(exponent, -MOST_EXPONENT, MOST_EXPONENT), 0)
-    return values * jnp.ldexp(jnp.ones_like(largest), -exponent)
+    return values * jnp.where(known, 1 / power_of_two_above(largest), 1).astype(values.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ class Compiled:
         """
         functools.update_wrapper(self, function)
         self._count, self._quickly = len(static), quickly
-        self.traced = jax.jit(function, static_argnums=static)
-        self._quick = jax.jit(function, static_argnums=static, compiler_options=QUICK)
+        self.traced: Any = jax.jit(function, static_argnums=static)
+        self._quick: Any = jax.jit(function, static_argnums=static, compiler_options=QUICK)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._program(arguments)(*arguments)
@@ -43,13 +44,25 @@ class Compiled:
         return self._program(arguments).lower(*arguments)
 
     def _program(self, arguments: tuple[Any, ...]) -> Any:
-        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._count]) and _is_known()
+        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._count]) and is_known()
         return self._quick if quick else self.traced
+
+    def programs(self) -> int:
+        """How many there are, for other static arguments or shapes."""
+        return sum(function._cache_size() for function in (self.traced, self._quick))
+
+
+def is_known() -> bool:
+    """Whether this version of XLA has the option."""
+    with _asking:
+        return _answer()
+
+
+_asking = threading.Lock()
 
 
 @functools.cache
-def _is_known() -> bool:
-    """Whether this version of XLA has the option."""
+def _answer() -> bool:
     try:
         jax.jit(lambda: 0, compiler_options=QUICK).lower().compile()
     except jax.errors.JaxRuntimeError:

@@ -34,9 +34,12 @@ from naflow_core.solve import (
     least_squares,
     least_squares_by_cells,
 )
+from naflow_core.units import power_of_two_above
 
 Array = Any
 
+MOST_EXPONENT = 120
+"""Of a unit: products with it and their sums stay within float32's range."""
 FAINT = 1024.0
 """How much larger than its right-hand side the step from the anchor may be before it is what counts."""
 
@@ -170,5 +173,5 @@ def _largest(values: Array, systems: tuple[int, ...]) -> Array:
 def _unit(right: Array, systems: tuple[int, ...]) -> Array:
     """A power of two near each system's largest value (dividing by it loses no digit); 1 for 0."""
     largest = _largest(right, systems)
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
-    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -120, 120)), 1)
+    power = power_of_two_above(jnp.where(jnp.isfinite(largest), largest, 1), MOST_EXPONENT)
+    return jnp.where(largest > 0, power, 1).astype(right.dtype)

@@ -21,9 +21,9 @@ CHANNELS = 32
 @pytest.fixture
 def asked_anew() -> Iterator[None]:
     """What is known of XLA's options comes from no other test, and reaches none."""
-    compiled._is_known.cache_clear()
+    compiled._answer.cache_clear()
     yield
-    compiled._is_known.cache_clear()
+    compiled._answer.cache_clear()
 
 
 def scaled(factor: float, x: jax.Array) -> jax.Array:
@@ -36,7 +36,7 @@ def test_static_arguments_choose(asked_anew: None) -> None:
     x = np.linspace(-3, 3, 7, dtype=np.float32)
     for factor in (0.5, 1.0, 2.0):
         np.testing.assert_allclose(function(factor, x), factor * np.sin(x), rtol=1e-6)
-    assert (function.traced._cache_size(), function._quick._cache_size()) == (2, 1)
+    assert (function.traced._cache_size(), function.programs()) == (2, 3)
     assert function.lower(2.0, x).as_text() == function.traced.lower(2.0, x).as_text()
 
 
@@ -52,7 +52,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(
 def test_flows_are_the_same_either_way(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nf.load(network(kind)), picture(1)
     quick = model.explain(x, layers="spine").collect().flows
-    monkeypatch.setattr(compiled, "_is_known", lambda: False)
+    monkeypatch.setattr(compiled, "is_known", lambda: False)
     for a, b in zip(quick, model.explain(x, layers="spine").collect().flows, strict=True):
         np.testing.assert_allclose(a.map, b.map, rtol=0, atol=1e-5 * np.abs(b.map).max(), err_msg=a.tensor)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from naflow_core import ahead
 from naflow_server.engine.programs import ProgramLimit
 from support.engines import flows, read, repository, request, run, running, settings
 
@@ -80,6 +81,7 @@ def test_a_restart_compiles_nothing_and_survives_a_damaged_cache(tmp_path: Path)
 def test_programs_are_dropped_and_come_back(tmp_path: Path) -> None:
     """Also from under the threads that compile ahead of the next turns."""
     root = repository(tmp_path, NAME)
+    ahead.drop_programs()  # those that other tests made
 
     async def work() -> None:
         async with running(settings(root, compilation={"programs": 12})) as engine:
