@@ -7,6 +7,7 @@ once per kind of segment, abandonment once per shape of tensor.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -159,7 +160,15 @@ def arguments(
     )
 
 
-def _invert(
+def _spends_little_in_loops(subprogram: Subprogram, *options: Any) -> bool:
+    """Whether convolutions and products take the time of `invert`, not loops that XLA writes: those over the
+    shifted maps of depthwise layers, and those that factorise a matrix for each cell."""
+    choices: Choices = options[-1]
+    return not (subprogram.shifts_maps or choices.by_cells)
+
+
+@functools.partial(Compiled, static=6, quickly=_spends_little_in_loops)
+def invert(
     subprogram: Subprogram,
     rule: Rule,
     position: int,
@@ -240,15 +249,6 @@ def _invert(
         result = exact(rule.invert(above.bpfm, site), gradient)
     # r_0 = f(t_{k-1}) - J t_{k-1}, and J t_{k-1} goes with G_k as t_{k-1} does with J^T G_k
     return result._replace(expected=_sum((above.bpfm - y0) * above.coefficients) + _sum(x0 * gradient))
-
-
-def _is_cheap_in_loops(subprogram: Subprogram, *choices: Any) -> bool:
-    """Whether convolutions and products take its time, not loops that XLA writes: those over the shifted maps
-    of depthwise layers, and those that factorise a matrix for each cell."""
-    return not (subprogram.shifts_maps or choices[-1].by_cells)
-
-
-invert = Compiled(_invert, tuple(range(6)), _is_cheap_in_loops)
 
 
 def _view(

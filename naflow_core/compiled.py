@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,18 +23,17 @@ class Compiled:
         traced: `jax.jit` of the function, without any options.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], static: Sequence[int], quickly: Callable[..., bool]
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], *, static: int, quickly: Callable[..., bool]) -> None:
         """
         Args:
-            static: positions of the static arguments, which come first.
+            static: number of its static arguments, which come first.
             quickly: whether a program may be compiled quickly, by its static arguments.
         """
         functools.update_wrapper(self, function)
-        self._count, self._quickly = len(static), quickly
-        self.traced: Any = jax.jit(function, static_argnums=static)
-        self._quick: Any = jax.jit(function, static_argnums=static, compiler_options=QUICK)
+        self._static, self._quickly = static, quickly
+        numbers = tuple(range(static))
+        self.traced: Any = jax.jit(function, static_argnums=numbers)
+        self._quick: Any = jax.jit(function, static_argnums=numbers, compiler_options=QUICK)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._program(arguments)(*arguments)
@@ -44,7 +43,7 @@ class Compiled:
         return self._program(arguments).lower(*arguments)
 
     def _program(self, arguments: tuple[Any, ...]) -> Any:
-        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._count]) and is_known()
+        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._static]) and is_known()
         return self._quick if quick else self.traced
 
     def programs(self) -> int:

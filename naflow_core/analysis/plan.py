@@ -31,20 +31,7 @@ FEW_CHANNELS = 32
 MOST_NORMAL_NUMBERS = 2**24  # 64 MiB for each picture
 DEPTHWISE = frozenset({"AveragePool"})
 LINEAR = frozenset(
-    {
-        *("Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "ConvTranspose", "Flatten", "Gemm"),
-        *(
-            "GlobalAveragePool",
-            "Identity",
-            "Pad",
-            "ReduceMean",
-            "ReduceSum",
-            "Reshape",
-            "Sub",
-            "Sum",
-            "Transpose",
-        ),
-    }
+    {"Add", "AveragePool", "BatchNormalization", "Concat", "Conv", "Gemm", "GlobalAveragePool", "Pad", "Sum"}
 )
 """Whose derivative does not depend on what they read."""
 

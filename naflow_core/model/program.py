@@ -127,12 +127,10 @@ def look_up(sources: Iterable[int | Known | None], slots: Mapping[int, Array]) -
     ]
 
 
-def _evaluate(subprogram: Subprogram, x: Array, operands: Sequence[Array]) -> tuple[Array, ...]:
+@functools.partial(Compiled, static=1, quickly=lambda subprogram: not subprogram.shifts_maps)
+def evaluate(subprogram: Subprogram, x: Array, operands: Sequence[Array]) -> tuple[Array, ...]:
     """`subprogram(x, operands)`, compiled once per structure and shapes."""
     return subprogram(x, operands)
-
-
-evaluate = Compiled(_evaluate, (0,), lambda subprogram: not subprogram.shifts_maps)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def scaled(factor: float, x: jax.Array) -> jax.Array:
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="only CPUs have the option")
 def test_static_arguments_choose(asked_anew: None) -> None:
-    function = Compiled(scaled, (0,), lambda factor: factor > 1)
+    function = Compiled(scaled, static=1, quickly=lambda factor: factor > 1)
     x = np.linspace(-3, 3, 7, dtype=np.float32)
     for factor in (0.5, 1.0, 2.0):
         np.testing.assert_allclose(function(factor, x), factor * np.sin(x), rtol=1e-6)
@@ -44,7 +44,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(
     asked_anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "QUICK", {"xla_cpu_no_such_option": True})
-    function = Compiled(scaled, (0,), lambda _factor: True)
+    function = Compiled(scaled, static=1, quickly=lambda _factor: True)
     assert float(function(2.0, np.float32(np.pi / 2))) == pytest.approx(2)
 
 
