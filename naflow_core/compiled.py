@@ -36,15 +36,18 @@ class Compiled:
         self._quick: Any = jax.jit(function, static_argnums=numbers, compiler_options=QUICK)
 
     def __call__(self, *arguments: Any) -> Any:
-        return self._program(arguments)(*arguments)
+        return self._program(*arguments)(*arguments)
 
     def lower(self, *arguments: Any) -> jax.stages.Lowered:
         """As of what `jax.jit` gives."""
-        return self._program(arguments).lower(*arguments)
+        return self._program(*arguments).lower(*arguments)
 
-    def _program(self, arguments: tuple[Any, ...]) -> Any:
-        quick = jax.default_backend() == "cpu" and self._quickly(*arguments[: self._static]) and is_known()
-        return self._quick if quick else self.traced
+    def is_quick(self, *arguments: Any) -> bool:
+        """Whether the program for these arguments is compiled quickly."""
+        return jax.default_backend() == "cpu" and self._quickly(*arguments[: self._static]) and is_known()
+
+    def _program(self, *arguments: Any) -> Any:
+        return self._quick if self.is_quick(*arguments) else self.traced
 
     def programs(self) -> int:
         """How many there are, for other static arguments or shapes."""

@@ -87,6 +87,16 @@ def test_cascade_writes_a_row_for_each_preset(
     assert "cascade by segment" in capsys.readouterr().out
 
 
+def test_both_ways_to_compile_give_the_same() -> None:
+    network = networks.deep(2, size=8, channels=4)
+    rows = script("compiling").measure(network, nf.Method(), 1)
+    assert [row["compiled"] for row in rows] == ["quickly"]
+    (row,) = rows
+    assert row["programs"] > 0
+    assert min(row[name] for name in ("compile s", "quick s", "run s", "quick/run")) > 0
+    assert row["difference"] < 1e-5
+
+
 def test_accuracy_knows_a_loose_solve_from_a_tight_one() -> None:
     accuracy = script("accuracy")
     small = networks.deep(2, size=12, channels=4)
