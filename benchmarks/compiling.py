@@ -32,9 +32,6 @@ from service_process import report
 
 import naflow_core as nf
 from naflow_core import ahead, cascade
-from naflow_core.compiled import QUICK
-
-STATIC = tuple(range(6))
 
 
 class BothWays:
@@ -47,11 +44,7 @@ class BothWays:
     def __init__(self, repeats: int) -> None:
         self.found: dict[bool, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         self._real, self._repeats = cascade.invert, repeats
-        function = self._real.__wrapped__  # type: ignore[attr-defined]  # what is compiled
-        self._ways: tuple[Any, Any] = (
-            jax.jit(function, static_argnums=STATIC),
-            jax.jit(function, static_argnums=STATIC, compiler_options=QUICK),
-        )
+        self._ways = self._real.traced, self._real.quick
 
     def __call__(self, *call: Any) -> Any:
         found = self.found[self._real.is_quick(*call)]

@@ -24,6 +24,7 @@ from naflow_core.records import State
 
 MOST_THREADS = 8
 MOST_REMEMBERED = 64
+STATIC = cascade.invert.static
 
 Program = Any  # what `jax.jit` gives, or `Compiled`
 Missing = tuple[Segment, Hashable, Program, tuple[Any, ...]]  # step, key, program, what it is called with
@@ -114,7 +115,7 @@ def _programs(
     """The programs of one step, the number of their static arguments, and what they are called with."""
     number, flag = (jax.ShapeDtypeStruct(values[part.target].shape, kind) for kind in (np.float32, np.bool_))
     above = State(number, number, flag)
-    yield cascade.invert, 6, cascade.arguments(plan, part, method, values, above)
+    yield cascade.invert, STATIC, cascade.arguments(plan, part, method, values, above)
     below = jax.ShapeDtypeStruct(values[part.source].shape, np.float32)
     found = cascade.retention(plan, part.source, part, method, values[part.source], below, below)
     yield cascade.abandon_in_place, 3, found

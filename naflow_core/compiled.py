@@ -20,7 +20,9 @@ class Compiled:
     For calls from Python: within another compiled function call `traced`.
 
     Attributes:
+        static: number of its static arguments, which come first.
         traced: `jax.jit` of the function, without any options.
+        quick: the same, compiled quickly.
     """
 
     def __init__(self, function: Callable[..., Any], *, static: int, quickly: Callable[..., bool]) -> None:
@@ -30,10 +32,10 @@ class Compiled:
             quickly: whether a program may be compiled quickly, by its static arguments.
         """
         functools.update_wrapper(self, function)
-        self._static, self._quickly = static, quickly
+        self.static, self._quickly = static, quickly
         numbers = tuple(range(static))
         self.traced: Any = jax.jit(function, static_argnums=numbers)
-        self._quick: Any = jax.jit(function, static_argnums=numbers, compiler_options=QUICK)
+        self.quick: Any = jax.jit(function, static_argnums=numbers, compiler_options=QUICK)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._program(*arguments)(*arguments)
@@ -44,14 +46,14 @@ class Compiled:
 
     def is_quick(self, *arguments: Any) -> bool:
         """Whether the program for these arguments is compiled quickly."""
-        return jax.default_backend() == "cpu" and self._quickly(*arguments[: self._static]) and is_known()
+        return jax.default_backend() == "cpu" and self._quickly(*arguments[: self.static]) and is_known()
 
     def _program(self, *arguments: Any) -> Any:
-        return self._quick if self.is_quick(*arguments) else self.traced
+        return self.quick if self.is_quick(*arguments) else self.traced
 
     def programs(self) -> int:
         """How many there are, for other static arguments or shapes."""
-        return sum(function._cache_size() for function in (self.traced, self._quick))
+        return sum(function._cache_size() for function in (self.traced, self.quick))
 
 
 def is_known() -> bool:

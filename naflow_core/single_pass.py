@@ -22,7 +22,7 @@ from naflow_core.model.layout import Layout
 from naflow_core.records import Inverted, Layer, diagnosed
 
 Array = Any
-STATIC = 6  # arguments of `cascade.invert` that belong to the program
+STATIC = cascade.invert.static
 
 
 class Turn(NamedTuple):
