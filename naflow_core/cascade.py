@@ -43,6 +43,7 @@ from naflow_core.solve import Stopping
 Array = Any
 HIGHEST = jax.lax.Precision.HIGHEST
 LEAST_DIRECT_DAMPING = 0.1  # below, float32 factors of normal equations lose too many digits
+LEAST_QUICK_TOLERANCE = 1e-4  # below, a solve needs all digits of float32
 
 
 def run(
@@ -142,6 +143,7 @@ def arguments(
             by_cells,
             channels,
             segment.channels_last and on_cpu,
+            on_cpu and method.tolerance >= LEAST_QUICK_TOLERANCE,
             interval,
             segment.order,
             scaling,
@@ -200,6 +202,11 @@ def invert(
     def function(x: Array) -> Array:
         return subprogram(x, operands, inside=inside)[0]
 
+    solved = subprogram.in_solve() if choices.quickly else subprogram
+
+    def linearised(x: Array) -> Array:
+        return solved(x, operands)[0]
+
     # G_k is zero on abandoned neurons already
     (gradient,) = jax.vjp(function, x0)[1](above.coefficients)
     if choices.inverse == "activation":
@@ -222,17 +229,15 @@ def invert(
             "stopping": Stopping(numbers.tolerance, numbers.max_iterations, numbers.map_change),
         }
         if choices.channels is not None:
-            inverse = invert_some_channels(
-                subprogram, operands, x0, aim, rows, size=choices.channels, **options
-            )
+            inverse = invert_some_channels(solved, operands, x0, aim, rows, size=choices.channels, **options)
         else:
             options["view"] = _view(choices.watched, x0, gradient, numbers.mass)
             if choices.channels_last:
-                inverse = invert_channels_last(function, x0, aim, rows, **options)
+                inverse = invert_channels_last(linearised, x0, aim, rows, **options)
             else:
                 matrix = _channel_matrix(subprogram, operands) if choices.by_cells else None
                 inverse = invert_linearised(
-                    function, x0, aim, rows, systems=systems, matrix=matrix, **options
+                    linearised, x0, aim, rows, systems=systems, matrix=matrix, **options
                 )
         found, offset = inverse
         expected = _sum((above.bpfm - offset) * above.coefficients)

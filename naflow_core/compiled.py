@@ -1,4 +1,4 @@
-"""Functions that XLA compiles, on CPUs in half the time where what comes out is as fast."""
+"""Functions that XLA compiles, on CPUs in half the time where what comes out is as fast or faster."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 
 import jax
 
-QUICK = {"xla_cpu_use_fusion_emitters": False}
-"""The older of XLA's two ways to write loops for a CPU. It takes half the time; convolutions and matrix
-products are library calls either way, but sums of shifted maps take up to twice as long to run."""
+QUICK = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+}
+"""The older of XLA's two ways to write loops for a CPU, and YNNPACK for sums only, not for matrix products.
+
+The older way takes half the time to compile; convolutions and matrix products are library calls either way,
+but sums of shifted maps take up to twice as long to run. The products of convolutions are faster by Eigen.
+"""
 
 
 class Compiled:
@@ -57,7 +63,7 @@ class Compiled:
 
 
 def is_known() -> bool:
-    """Whether this version of XLA has the option."""
+    """Whether this version of XLA has these options."""
     with _asking:
         return _answer()
 

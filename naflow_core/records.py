@@ -101,8 +101,9 @@ class Choices(NamedTuple):
     """The options that change the program, the range of the activation behind t_k and its order of axes, and
     the steps behind t_k that only scale it. `by_cells`: solve the normal equations of each cell. `channels`:
     how many of them, each a system of its own, are solved at a time; None: all. `channels_last`: how the
-    unknowns lie in a solve. `watched`: None where the residual alone says when to stop. `inside`: slots of
-    the subprogram whose forward values are among the operands, behind its own."""
+    unknowns lie in a solve. `quickly`: it may give up a digit of float32 to be faster. `watched`: None where
+    the residual alone says when to stop. `inside`: slots of the subprogram whose forward values are among the
+    operands, behind its own."""
 
     inverse: str
     rows: str
@@ -111,6 +112,7 @@ class Choices(NamedTuple):
     by_cells: bool
     channels: int | None
     channels_last: bool
+    quickly: bool
     interval: Interval
     order: tuple[int, ...]
     scaling: Subprogram | None

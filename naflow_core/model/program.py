@@ -7,6 +7,7 @@ that layers of one shape share one compiled program.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from naflow_core.compiled import Compiled
 from naflow_core.errors import AnalysisError, UnsupportedNode
 from naflow_core.model.graph import Node
+from naflow_core.ops.adjoint import as_known
 from naflow_core.ops.conv import FEW_GROUPS
 from naflow_core.ops.registry import Interval, Operator
 
@@ -86,6 +88,17 @@ class Subprogram:
         attributes = itertools.chain.from_iterable(step.attributes for step in self.instructions)
         return any(name == "group" and value > FEW_GROUPS for name, value in attributes)
 
+    def in_solve(self) -> Subprogram:
+        """The same with derivatives made to be applied many times, less precise by a digit in float32."""
+        told = (("in_solve", True),)
+        instructions = (
+            dataclasses.replace(step, attributes=(*step.attributes, *told))
+            if step.operator.knows_solves
+            else step
+            for step in self.instructions
+        )
+        return dataclasses.replace(self, instructions=tuple(instructions))
+
     def __call__(
         self,
         x: Array,
@@ -105,18 +118,8 @@ class Subprogram:
             if instruction.operator.op_type in held:
                 values = jax.lax.stop_gradient(values)
             for slot, value in zip(instruction.outputs, values, strict=False):
-                slots[slot] = _as_known(value, inside[slot]) if inside and slot in inside else value
+                slots[slot] = as_known(value, inside[slot]) if inside and slot in inside else value
         return tuple(slots[number] for number in self.outputs)
-
-
-@jax.custom_vjp
-def _as_known(computed: Array, known: Array) -> Array:
-    """The value that is known, with the derivative of the one that would be computed."""
-    del computed
-    return known
-
-
-_as_known.defvjp(lambda _computed, known: (known, None), lambda _, cotangent: (cotangent, None))
 
 
 def look_up(sources: Iterable[int | Known | None], slots: Mapping[int, Array]) -> list[Array]:

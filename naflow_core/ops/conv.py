@@ -1,16 +1,17 @@
 """Conv and ConvTranspose in one, two and three dimensions.
 
 Both have an explicit adjoint (see `adjoint`). Dense ones are computed channels-last, where XLA has its
-fast kernels. Those of a single cell are matrix products, and so are those of a few input channels (first
-layers), on patches that are written out. Depthwise ones are sums of shifted multiples of the input, XLA's own
-being many times slower. All these stay channels-first, because changing the layout would cost more than it
-gains.
+fast kernels; within a solve, which applies them again and again, those of 3x3 and 5x5 in fewer
+multiplications (see `winograd`). Those of a single cell are matrix products, and so are those of a few
+input channels (first layers), on patches that are written out. Depthwise ones are sums of shifted
+multiples of the input, XLA's own being many times slower. All these stay channels-first, because changing
+the layout would cost more than it gains.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +22,8 @@ import numpy as np
 from jax import lax
 
 from naflow_core.errors import Refusal
-from naflow_core.ops.adjoint import apply_linear
+from naflow_core.ops import winograd
+from naflow_core.ops.adjoint import apply_linear, as_known
 from naflow_core.ops.array import along_channels
 from naflow_core.ops.registry import register
 from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pads, taps
@@ -30,6 +32,7 @@ HIGHEST = lax.Precision.HIGHEST
 FEW_GROUPS = 16
 SMALL_PATCH = 36  # numbers that an output sees, up to which patches are written out
 MANY_CELLS = 100  # from here on, one matrix product for each picture
+TRANSFORMED_CELLS, TRANSFORMED_CHANNELS = 400, 32  # on either side, from here on fewer multiplications pay
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
@@ -63,7 +66,7 @@ class _Shape:
 
 def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     g = shape.geometry
-    return _in_groups(
+    return _dense_channels_last(
         shape.group,
         x,
         weights[0],
@@ -78,7 +81,7 @@ def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.A
     g = shape.geometry
     sizes = zip(shape.spatial, shape.output, g.strides, g.reach, g.pads_lo, strict=True)
     pads = [(e - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, s, e, lo in sizes]
-    return _in_groups(
+    return _dense_channels_last(
         shape.group,
         y,
         weights[1],
@@ -90,14 +93,35 @@ def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.A
     )
 
 
-def _in_groups(group: int, x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
-    """XLA's convolution, channels-last. A few groups are convolutions of their own: XLA's kernels for groups
-    are slow on CPUs."""
-    if not 1 < group <= FEW_GROUPS:
+def _dense_channels_last(group: int, x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    if group > FEW_GROUPS:
         return lax.conv_general_dilated(x, kernel, feature_group_count=group, precision=HIGHEST, **options)
+    return _in_groups(group, x, kernel, partial(lax.conv_general_dilated, precision=HIGHEST, **options))
+
+
+def _in_groups(
+    group: int, x: jax.Array, kernel: jax.Array, convolve: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """Channels-last. A few groups are convolutions of their own: XLA's kernels for groups are slow on
+    CPUs."""
+    if group == 1:
+        return convolve(x, kernel)
     parts = zip(jnp.split(x, group, axis=-1), jnp.split(kernel, group, axis=-1), strict=True)
-    made = [lax.conv_general_dilated(a, b, precision=HIGHEST, **options) for a, b in parts]
-    return jnp.concatenate(made, axis=-1)
+    return jnp.concatenate([convolve(*part) for part in parts], axis=-1)
+
+
+def _filtered(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+    """As `_dense`, with transformed weights."""
+    g = shape.geometry
+    convolve = partial(winograd.convolve, size=g.kernel[0], low=g.pads_lo, output=shape.output)
+    return _in_groups(shape.group, x, weights[0], convolve)
+
+
+def _filtered_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
+    g = shape.geometry
+    low = [size - 1 - before for size, before in zip(g.kernel, g.pads_lo, strict=True)]
+    convolve = partial(winograd.convolve, size=g.kernel[0], low=low, output=shape.spatial)
+    return _in_groups(shape.group, y, weights[1], convolve)
 
 
 def _swapped(w: jax.Array, group: int) -> jax.Array:
@@ -242,7 +266,25 @@ def _is_small(weights: tuple[int, ...], group: int) -> bool:
     return group == 1 and math.prod(weights[1:]) <= SMALL_PATCH
 
 
-def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool) -> jax.Array:
+def _gains_from_transforms(weights: tuple[int, ...], shape: _Shape) -> bool:
+    """Whether a dense convolution with weights of this shape, as ONNX has them, is quicker as `winograd` has
+    it, if it is applied many times."""
+    g = shape.geometry
+    channels = weights[0] // shape.group, weights[1]
+    return (
+        len(g.kernel) == 2
+        and len(set(g.kernel)) == 1
+        and g.kernel[0] in winograd.KERNELS
+        and set(g.strides) == set(g.dilations) == {1}
+        and shape.group <= FEW_GROUPS
+        and min(channels) >= TRANSFORMED_CHANNELS
+        and math.prod(shape.output) >= TRANSFORMED_CELLS
+    )
+
+
+def _convolve(
+    shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool, in_solve: bool
+) -> jax.Array:
     """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
     rank = len(shape.geometry.kernel)
     if _is_depthwise(w.shape, shape.group):
@@ -261,8 +303,14 @@ def _convolve(shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: 
         maps = [partial(_dense, shape), partial(_dense_adjoint, shape)]
         kernel = jnp.transpose(w, (*range(2, 2 + rank), 1, 0))
         weights = kernel, _swapped(w, shape.group)
-        last = apply_linear(*(reversed(maps) if transposed else maps), weights, jnp.moveaxis(x, 1, -1))
-        y = jnp.moveaxis(last, -1, 1)
+        last = jnp.moveaxis(x, 1, -1)
+        y = apply_linear(*(reversed(maps) if transposed else maps), weights, last)
+        if in_solve and _gains_from_transforms(w.shape, shape):
+            maps = [partial(_filtered, shape), partial(_filtered_adjoint, shape)]
+            transformed = winograd.transform_kernel(weights[0]), winograd.transform_kernel(weights[1])
+            quick = apply_linear(*(reversed(maps) if transposed else maps), transformed, last)
+            y = as_known(quick, y)
+        y = jnp.moveaxis(y, -1, 1)
     return y if b is None else y + along_channels(jnp.asarray(b), y.ndim)
 
 
@@ -289,6 +337,7 @@ def conv(
     kernel_shape: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
+    in_solve: bool = False,
 ) -> jax.Array:
     """Convolution of x [N, C, spatial...] with w [O, C/group, kernel...] and b [O]."""
     x, w = jnp.asarray(x), jnp.asarray(w)
@@ -300,7 +349,7 @@ def conv(
         x.shape, kernel_shape=w.shape[2:], strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad
     )
     shape = _Shape(geometry, spatial, geometry.output_shape(spatial), group)
-    return _convolve(shape, w, x, b, transposed=False)
+    return _convolve(shape, w, x, b, transposed=False, in_solve=in_solve)
 
 
 @register("ConvTranspose", foldable=False)
@@ -317,6 +366,7 @@ def conv_transpose(
     output_shape: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
     strides: Sequence[int] | None = None,
+    in_solve: bool = False,
 ) -> jax.Array:
     """The adjoint of a convolution: x [N, C, spatial...], w [C, O/group, kernel...], b [O]."""
     x, w = jnp.asarray(x), jnp.asarray(w)
@@ -349,4 +399,4 @@ def conv_transpose(
         raise Refusal(f"the output would have spatial shape {spatial}")
     geometry = WindowGeometry(tuple(w.shape[2:]), steps, gaps, low, high, (0,) * rank)
     shape = _Shape(geometry, spatial, tuple(x.shape[2:]), group)
-    return _convolve(shape, w, x, b, transposed=True)
+    return _convolve(shape, w, x, b, transposed=True, in_solve=in_solve)

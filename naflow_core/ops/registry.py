@@ -38,6 +38,8 @@ class Operator:
         value_range: interval of the output values given those of the inputs; None: unbounded.
         foldable: may be computed in numpy when all its inputs are known.
         counts_outputs: the function has a keyword argument `outputs` and is told how many are read.
+        knows_solves: it has a keyword argument `in_solve`: true where a solve will apply its derivative many
+            times, and float32 need not be used to its last digit. Its value is the same.
     """
 
     op_type: str
@@ -52,12 +54,14 @@ class Operator:
     attributes: frozenset[str] = field(init=False)
     open_ended: bool = field(init=False)
     counts_outputs: bool = field(init=False)
+    knows_solves: bool = field(init=False)
 
     def __post_init__(self) -> None:
         parameters = inspect.signature(self.function).parameters.values()
         names = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        object.__setattr__(self, "attributes", names - {"outputs"})
+        object.__setattr__(self, "attributes", names - {"outputs", "in_solve"})
         object.__setattr__(self, "counts_outputs", "outputs" in names)
+        object.__setattr__(self, "knows_solves", "in_solve" in names)
         object.__setattr__(self, "open_ended", any(p.kind is p.VAR_KEYWORD for p in parameters))
 
     def check_attributes(self, given: Iterable[str]) -> None:
