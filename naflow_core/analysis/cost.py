@@ -6,7 +6,8 @@ one for every output element, and what only moves values none. J^T costs the sam
 applies both in every iteration, an exact rule about once.
 
 Memory is what one picture or batch needs beside weights and forward activations: what the linearisation keeps
-of every node that is not linear, the solver's vectors, and the intermediate values of one application.
+of every node that is not linear, the solver's vectors, the intermediate values of one application, and what
+the most demanding convolution is transformed to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from naflow_core.analysis.plan import Segment
 from naflow_core.model.program import Known, Program, Step, thawed
+from naflow_core.ops.conv import transformed_numbers
 
 TYPICAL_ITERATIONS = 30
 """Of a least-squares solve with the default options; networks differ by a factor of three or so."""
@@ -66,7 +68,10 @@ def segment_cost(program: Program, segment: Segment) -> Cost:
     times = 2 * TYPICAL_ITERATIONS if solved else 1
     ends = _elements(program, segment.source), _elements(program, segment.target)
     vectors = INPUT_VECTORS * ends[0] + OUTPUT_VECTORS * ends[1] if solved else sum(ends)
-    memory = FLOAT_BYTES * (_kept(program, segment.steps) + vectors + _live(program, segment))
+    floats = _kept(program, segment.steps) + vectors + _live(program, segment)
+    if solved:
+        floats += max((_transformed(program, step) for step in segment.steps), default=0)
+    memory = FLOAT_BYTES * floats
     return Cost(application, times * application, memory)
 
 
@@ -135,6 +140,14 @@ def _kept(program: Program, steps: Iterable[Step]) -> int:
         elif not linear:
             kept += _elements(program, step.outputs[0])
     return kept
+
+
+def _transformed(program: Program, step: Step) -> int:
+    """Elements that a convolution in a solve is transformed to."""
+    if step.node.op_type != "Conv":
+        return 0
+    x, w = (_shape(program, source) for source in step.sources[:2])
+    return transformed_numbers(x, w, **thawed(step.attributes))
 
 
 def _live(program: Program, segment: Segment) -> int:

@@ -282,6 +282,18 @@ def _gains_from_transforms(weights: tuple[int, ...], shape: _Shape) -> bool:
     )
 
 
+def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, **attributes: Any) -> int:
+    """How many numbers the transforms hold where a solve applies Conv, given the shapes of its input and
+    weights and its attributes: both kernels, and the tiles at either end; 0 where there are none."""
+    geometry = WindowGeometry.of(x, **{"kernel_shape": w[2:], **attributes})
+    shape = _Shape(geometry, x[2:], geometry.output_shape(x[2:]), group)
+    if _is_depthwise(w, group) or _is_small(w, group) or not _gains_from_transforms(w, shape):
+        return 0
+    places, step = winograd.TILE**2, winograd.TILE + 1 - w[2]
+    tiles = x[0] * math.prod(-(-cells // step) for cells in shape.output)
+    return places * (2 * math.prod(w[:2]) + tiles * (x[1] + w[0]))
+
+
 def _convolve(
     shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool, in_solve: bool
 ) -> jax.Array:

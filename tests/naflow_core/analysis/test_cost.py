@@ -10,6 +10,7 @@ from onnx import helper
 import naflow_core as nf
 from naflow_core import cascade
 from naflow_core.analysis.cost import TYPICAL_ITERATIONS, multiply_adds, segment_cost, total_cost
+from naflow_core.ops.conv import transformed_numbers
 from naflow_core.records import State
 from support.blocks import Net, network
 from support.onnx_graphs import make_model
@@ -85,17 +86,18 @@ def test_cost_grows_with_the_picture_and_the_batch():
     assert four.memory == 4 * one.memory
 
 
-def test_memory_is_near_what_the_compiled_solve_allocates():
+@pytest.mark.parametrize("channels", [8, 64])  # 64: with transformed convolutions
+def test_memory_is_near_what_the_compiled_solve_allocates(channels):
     net = Net()
-    net.conv("x", "c0", 3, 8)
+    net.conv("x", "c0", 3, channels)
     net.add("Relu", ["c0"], "r0")
-    net.conv("r0", "c1", 8, 8)
+    net.conv("r0", "c1", channels, channels)
     net.add("Relu", ["c1"], "r1")
-    net.conv("r1", "c2", 8, 8)
+    net.conv("r1", "c2", channels, channels)
     net.add("Add", ["c2", "r0"], "top")
     net.add("GlobalAveragePool", ["top"], "g")
     net.add("Flatten", ["g"], "f")
-    net.dense("f", "y", 8, 2)
+    net.dense("f", "y", channels, 2)
     plan = nf.load(net.model(1, size=48)).inspect().plan
     assert plan is not None
     segment = plan.segments[-1]
@@ -104,3 +106,11 @@ def test_memory_is_near_what_the_compiled_solve_allocates():
     call = cascade.arguments(plan, segment, nf.Method(), values, State(number, number, flag))
     allocated = cascade.invert.lower(*call).compile().memory_analysis().temp_size_in_bytes
     assert allocated / 3 < segment_cost(plan.program, segment).memory < allocated * 3
+
+
+def test_what_a_convolution_is_transformed_to():
+    # 36 places of both kernels, and of 12 x 12 tiles at either end
+    x, w, pads = (1, 64, 48, 48), (32, 64, 3, 3), [1] * 4
+    assert transformed_numbers(x, w, pads=pads) == 36 * (2 * 32 * 64 + 144 * (32 + 64))
+    assert transformed_numbers(x, w, pads=pads, strides=[2, 2]) == 0
+    assert transformed_numbers((1, 8, 48, 48), (8, 8, 3, 3), pads=pads) == 0
