@@ -8,7 +8,6 @@ once per kind of segment, abandonment once per shape of tensor.
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
@@ -39,9 +38,9 @@ from naflow_core.records import (
     Watched,
 )
 from naflow_core.solve import Stopping
+from naflow_core.sums import fraction, over_all, over_channels
 
 Array = Any
-HIGHEST = jax.lax.Precision.HIGHEST
 LEAST_DIRECT_DAMPING = 0.1  # below, float32 factors of normal equations lose too many digits
 LEAST_QUICK_TOLERANCE = 1e-4  # below, a solve needs all digits of float32
 
@@ -240,7 +239,7 @@ def invert(
                     linearised, x0, aim, rows, systems=systems, matrix=matrix, **options
                 )
         found, offset = inverse
-        expected = _sum((above.bpfm - offset) * above.coefficients)
+        expected = over_all((above.bpfm - offset) * above.coefficients)
         return Inverted(
             found.x, gradient, expected, found.iterations, found.relative_residual, found.converged
         )
@@ -253,7 +252,9 @@ def invert(
             site = Site(only, (x0,), 0, y0, above.retained, lambda x: subprogram(x, operands, rule.held)[0])
         result = exact(rule.invert(above.bpfm, site), gradient)
     # r_0 = f(t_{k-1}) - J t_{k-1}, and J t_{k-1} goes with G_k as t_{k-1} does with J^T G_k
-    return result._replace(expected=_sum((above.bpfm - y0) * above.coefficients) + _sum(x0 * gradient))
+    return result._replace(
+        expected=over_all((above.bpfm - y0) * above.coefficients) + over_all(x0 * gradient)
+    )
 
 
 def _view(
@@ -294,8 +295,8 @@ def _abandon(
     retained = share > 0
     bpfm, coefficients = (jnp.where(retained, share * part, 0) for part in (preimage, gradient))
     state = State(bpfm, coefficients, retained)
-    flow, total = _flow(bpfm, coefficients, layout, evidence), _sum(preimage * gradient)
-    return Abandoned(state, flow, _fraction(retained), total)
+    flow, total = _flow(bpfm, coefficients, layout, evidence), over_all(preimage * gradient)
+    return Abandoned(state, flow, fraction(retained), total)
 
 
 abandon = jax.jit(_abandon, static_argnums=(0, 1, 2))
@@ -337,35 +338,8 @@ def _flow(bpfm: Array, coefficients: Array, layout: Layout | None, evidence: str
         return None
     pushes = bpfm * coefficients
     if evidence == "net":
-        return jax.nn.relu(_over_channels(pushes, layout))
-    return _over_channels(jax.nn.relu(pushes), layout)
-
-
-def _over_channels(values: Array, layout: Layout) -> Array:
-    """Sum over all axes but the pictures' and the spatial ones.
-
-    As a matrix product: XLA makes a sum of products over leading channels ten times as slow on a CPU.
-    """
-    channels = tuple(axis for axis in range(1, values.ndim) if axis not in layout)
-    places = [values.shape[axis] for axis in sorted(layout)]
-    pictures, count = values.shape[0], math.prod(values.shape[axis] for axis in channels)
-    ones, size = jnp.ones((pictures, 1, count), values.dtype), math.prod(places)
-    if channels == tuple(range(1, 1 + len(channels))):
-        found = jnp.matmul(ones, values.reshape(pictures, count, size), precision=HIGHEST)
-    elif channels == tuple(range(values.ndim - len(channels), values.ndim)):
-        flat = values.reshape(pictures, size, count)
-        found = jnp.matmul(flat, ones.reshape(pictures, count, 1), precision=HIGHEST)
-    else:
-        return jnp.sum(values, axis=channels)
-    return found.reshape(pictures, *places)
-
-
-def _sum(values: Array) -> Array:
-    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
-
-
-def _fraction(retained: Array) -> Array:
-    return jnp.mean(retained, axis=tuple(range(1, retained.ndim)), dtype=jnp.float32)
+        return jax.nn.relu(over_channels(pushes, layout))
+    return over_channels(jax.nn.relu(pushes), layout)
 
 
 def retaining(method: Method, segment: Segment | None) -> str:

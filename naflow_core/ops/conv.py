@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from naflow_core.errors import Refusal
-from naflow_core.ops import winograd
+from naflow_core.ops import depthwise, winograd
 from naflow_core.ops.adjoint import apply_linear, as_known
 from naflow_core.ops.array import along_channels
+from naflow_core.ops.conv_shape import ConvShape
 from naflow_core.ops.registry import register
 from naflow_core.ops.window import WindowGeometry, gather_from_windows, split_pads, taps
 
@@ -36,35 +35,7 @@ TRANSFORMED_CELLS, TRANSFORMED_CHANNELS = 400, 32  # on either side, from here o
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """What both directions of one convolution need: geometry and the spatial shapes at either end."""
-
-    geometry: WindowGeometry
-    spatial: tuple[int, ...]
-    output: tuple[int, ...]
-    group: int
-
-    @property
-    def high(self) -> list[int]:
-        """End padding that makes exactly `output` windows; negative where the stride leaves cells over."""
-        g = self.geometry
-        sizes = zip(self.output, g.strides, g.reach, self.spatial, g.pads_lo, strict=True)
-        return [(m - 1) * s + e - n - lo for m, s, e, n, lo in sizes]
-
-    @property
-    def keeps_size(self) -> bool:
-        """Whether there is a window for each cell, one cell apart."""
-        return set(self.geometry.strides) == {1} and self.output == self.spatial
-
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether every output is made of the channels of one cell."""
-        g = self.geometry
-        return set(g.kernel) == {1} and not any(g.pads_lo) and max(self.high) <= 0
-
-
-def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+def _dense(shape: ConvShape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     g = shape.geometry
     return _dense_channels_last(
         shape.group,
@@ -77,7 +48,7 @@ def _dense(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) ->
     )
 
 
-def _dense_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
+def _dense_adjoint(shape: ConvShape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
     g = shape.geometry
     sizes = zip(shape.spatial, shape.output, g.strides, g.reach, g.pads_lo, strict=True)
     pads = [(e - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, s, e, lo in sizes]
@@ -110,14 +81,14 @@ def _in_groups(
     return jnp.concatenate([convolve(*part) for part in parts], axis=-1)
 
 
-def _filtered(shape: _Shape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+def _filtered(shape: ConvShape, weights: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     """As `_dense`, with transformed weights."""
     g = shape.geometry
     convolve = partial(winograd.convolve, size=g.kernel[0], low=g.pads_lo, output=shape.output)
     return _in_groups(shape.group, x, weights[0], convolve)
 
 
-def _filtered_adjoint(shape: _Shape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
+def _filtered_adjoint(shape: ConvShape, weights: tuple[jax.Array, jax.Array], y: jax.Array) -> jax.Array:
     g = shape.geometry
     low = [size - 1 - before for size, before in zip(g.kernel, g.pads_lo, strict=True)]
     convolve = partial(winograd.convolve, size=g.kernel[0], low=low, output=shape.spatial)
@@ -134,83 +105,19 @@ def _swapped(w: jax.Array, group: int) -> jax.Array:
     return jnp.flip(exchanged, tuple(range(len(kernel))))
 
 
-def _depthwise(shape: _Shape, weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Channels-first; weights: [kernel offsets, channels, multiplier]."""
-    multiplier = weights.shape[2]
-    spread = jnp.repeat(x, multiplier, axis=1) if multiplier > 1 else x
-    factors = weights.reshape(len(weights), -1)
-    if shape.keeps_size:
-        return _shifted(shape.geometry, factors, spread, 1)
-    seen = taps(spread, shape.geometry, shape.output, 0.0, first=2)
-    return sum(
-        (part * along_channels(factor, part.ndim) for part, factor in zip(seen, factors, strict=True)),
-        start=jnp.zeros((), x.dtype),
-    )
-
-
-def _depthwise_adjoint(shape: _Shape, weights: jax.Array, y: jax.Array) -> jax.Array:
-    channels, multiplier = weights.shape[1:]
-    factors = weights.reshape(len(weights), -1)
-    if shape.keeps_size:
-        x = _shifted(shape.geometry, factors, y, -1)
-    else:
-
-        def send(number: int, seen: jax.Array) -> jax.Array:
-            return seen * along_channels(factors[number], seen.ndim)
-
-        x = gather_from_windows([y], [0.0], send, shape.geometry, shape.spatial, first=2)
-    return x.reshape((x.shape[0], channels, multiplier) + shape.spatial).sum(axis=2) if multiplier > 1 else x
-
-
-def _shifted(geometry: WindowGeometry, factors: jax.Array, x: jax.Array, sign: int) -> jax.Array:
-    """Sum over the kernel's offsets of the map moved by each (`sign` 1; -1: moved back) and multiplied by a
-    factor for each channel [offsets, C].
-
-    The spatial axes are moved as one, and what comes around the end of a row is left out: where a 1x1
-    convolution reads the result, XLA makes both in one loop over cells, and finding row and column of each by
-    division would take longer than all the rest.
-    """
-    spatial = x.shape[2:]
-    cells = math.prod(spatial)
-    steps = [math.prod(spatial[axis + 1 :]) for axis in range(len(spatial))]
-    moves = [
-        tuple(sign * (offset - low) for offset, low in zip(offsets, geometry.pads_lo, strict=True))
-        for offsets in geometry.offsets()
-    ]
-    starts = [sum(move * step for move, step in zip(each, steps, strict=True)) for each in moves]
-    before, after = max(0, -min(starts)), max(0, *starts)
-    padded = jnp.pad(x.reshape(*x.shape[:2], cells), ((0, 0), (0, 0), (before, after)))
-    together: dict[tuple[int, ...], jax.Array] = {}  # by what they do within a row
-    for start, move, factor in zip(starts, moves, factors, strict=True):
-        moved = padded[:, :, before + start : before + start + cells] * along_channels(factor, 3)
-        inner = move[1:]
-        together[inner] = together[inner] + moved if inner in together else moved
-    found = jnp.zeros((), x.dtype)
-    for inner, part in together.items():
-        found = found + jnp.where(_stays_within(spatial, inner), part, 0)
-    return found.reshape(x.shape)
-
-
-def _stays_within(spatial: tuple[int, ...], inner: tuple[int, ...]) -> np.ndarray:
-    """[cells] Whether a move along all axes but the first leads to a cell of the same row."""
-    places = np.indices(spatial)[1:].reshape(len(inner), math.prod(spatial))
-    moved = places + np.array(inner, int).reshape(-1, 1)
-    return np.all((moved >= 0) & (moved < np.array(spatial[1:]).reshape(-1, 1)), axis=0)
-
-
 Mixing = tuple[jax.Array, jax.Array]
 """A matrix for each group, [group, outer, inner], and its transpose, which a solve would write out in every
 iteration."""
 
 
-def _pointwise(shape: _Shape, weights: Mixing, x: jax.Array) -> jax.Array:
+def _pointwise(shape: ConvShape, weights: Mixing, x: jax.Array) -> jax.Array:
     """Channels-first; weights: [group, O/group, I/group]."""
     sizes = zip(shape.output, shape.geometry.strides, strict=True)
     x = x[(..., *(slice(0, (m - 1) * s + 1, s) for m, s in sizes))]
     return _mixed(weights, x)
 
 
-def _pointwise_adjoint(shape: _Shape, weights: Mixing, y: jax.Array) -> jax.Array:
+def _pointwise_adjoint(shape: ConvShape, weights: Mixing, y: jax.Array) -> jax.Array:
     x = _mixed(weights, y, back=True)
     sizes = zip(shape.spatial, shape.output, shape.geometry.strides, strict=True)
     gaps = [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sizes]
@@ -236,13 +143,13 @@ def _mixed(weights: Mixing, x: jax.Array, back: bool = False) -> jax.Array:
     return y.reshape(count, group * outer, *spatial)
 
 
-def _patches(shape: _Shape, weights: Mixing, x: jax.Array) -> jax.Array:
+def _patches(shape: ConvShape, weights: Mixing, x: jax.Array) -> jax.Array:
     """Channels-first; weights: [1, O, kernel offsets * channels]."""
     seen = list(taps(x, shape.geometry, shape.output, 0.0, first=2))
     return _mixed(weights, jnp.concatenate(seen, axis=1))
 
 
-def _patches_adjoint(shape: _Shape, weights: Mixing, y: jax.Array) -> jax.Array:
+def _patches_adjoint(shape: ConvShape, weights: Mixing, y: jax.Array) -> jax.Array:
     channels = weights[0].shape[2] // math.prod(shape.geometry.kernel)
     sent = _mixed(weights, y, back=True)
 
@@ -266,7 +173,7 @@ def _is_small(weights: tuple[int, ...], group: int) -> bool:
     return group == 1 and math.prod(weights[1:]) <= SMALL_PATCH
 
 
-def _gains_from_transforms(weights: tuple[int, ...], shape: _Shape) -> bool:
+def _gains_from_transforms(weights: tuple[int, ...], shape: ConvShape) -> bool:
     """Whether a dense convolution with weights of this shape, as ONNX has them, is quicker as `winograd` has
     it, if it is applied many times."""
     g = shape.geometry
@@ -286,7 +193,7 @@ def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, 
     """How many numbers the transforms hold where a solve applies Conv, given the shapes of its input and
     weights and its attributes: both kernels, and the tiles at either end; 0 where there are none."""
     geometry = WindowGeometry.of(x, **{"kernel_shape": w[2:], **attributes})
-    shape = _Shape(geometry, x[2:], geometry.output_shape(x[2:]), group)
+    shape = ConvShape(geometry, x[2:], geometry.output_shape(x[2:]), group)
     if _is_depthwise(w, group) or _is_small(w, group) or not _gains_from_transforms(w, shape):
         return 0
     places, step = winograd.TILE**2, winograd.TILE + 1 - w[2]
@@ -295,12 +202,12 @@ def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, 
 
 
 def _convolve(
-    shape: _Shape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool, in_solve: bool
+    shape: ConvShape, w: jax.Array, x: jax.Array, b: Any, *, transposed: bool, in_solve: bool
 ) -> jax.Array:
     """Conv, or its adjoint, channels-first, with weights as ONNX has them: [O, I/group, kernel...]."""
     rank = len(shape.geometry.kernel)
     if _is_depthwise(w.shape, shape.group):
-        maps = [partial(_depthwise, shape), partial(_depthwise_adjoint, shape)]
+        maps = [partial(depthwise.apply, shape), partial(depthwise.transpose, shape)]
         stacked = jnp.moveaxis(w.reshape(shape.group, w.shape[0] // shape.group, -1), -1, 0)
         y = apply_linear(*(reversed(maps) if transposed else maps), stacked, x)
     elif shape.is_pointwise:
@@ -360,7 +267,7 @@ def conv(
     geometry = WindowGeometry.of(
         x.shape, kernel_shape=w.shape[2:], strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad
     )
-    shape = _Shape(geometry, spatial, geometry.output_shape(spatial), group)
+    shape = ConvShape(geometry, spatial, geometry.output_shape(spatial), group)
     return _convolve(shape, w, x, b, transposed=False, in_solve=in_solve)
 
 
@@ -410,5 +317,5 @@ def conv_transpose(
     if min(spatial) < 1:
         raise Refusal(f"the output would have spatial shape {spatial}")
     geometry = WindowGeometry(tuple(w.shape[2:]), steps, gaps, low, high, (0,) * rank)
-    shape = _Shape(geometry, spatial, tuple(x.shape[2:]), group)
+    shape = ConvShape(geometry, spatial, tuple(x.shape[2:]), group)
     return _convolve(shape, w, x, b, transposed=True, in_solve=in_solve)
