@@ -32,6 +32,8 @@ FEW_GROUPS = 16
 SMALL_PATCH = 36  # numbers that an output sees, up to which patches are written out
 MANY_CELLS = 100  # from here on, one matrix product for each picture
 TRANSFORMED_CELLS, TRANSFORMED_CHANNELS = 400, 32  # on either side, from here on fewer multiplications pay
+DEEP_CELLS, DEEP_CHANNELS = 150, 512  # or from here on
+MOST_TILES = 8 << 20  # numbers in the tiles of a picture, above which passes over them take what was saved
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "DHWIO", "NDHWC")}
 
 
@@ -177,16 +179,21 @@ def _gains_from_transforms(weights: tuple[int, ...], shape: ConvShape) -> bool:
     """Whether a dense convolution with weights of this shape, as ONNX has them, is quicker as `winograd` has
     it, if it is applied many times."""
     g = shape.geometry
-    channels = weights[0] // shape.group, weights[1]
-    return (
-        len(g.kernel) == 2
-        and len(set(g.kernel)) == 1
-        and g.kernel[0] in winograd.KERNELS
-        and set(g.strides) == set(g.dilations) == {1}
-        and shape.group <= FEW_GROUPS
-        and min(channels) >= TRANSFORMED_CHANNELS
-        and math.prod(shape.output) >= TRANSFORMED_CELLS
-    )
+    if len(g.kernel) != 2 or len(set(g.kernel)) > 1 or g.kernel[0] not in winograd.KERNELS:
+        return False
+    if set(g.strides) | set(g.dilations) != {1} or shape.group > FEW_GROUPS:
+        return False
+    cells, channels = math.prod(shape.output), min(weights[0] // shape.group, weights[1])
+    large = cells >= TRANSFORMED_CELLS and channels >= TRANSFORMED_CHANNELS
+    deep = cells >= DEEP_CELLS and channels >= DEEP_CHANNELS
+    return (large or deep) and _numbers_in_tiles(weights, shape) <= MOST_TILES
+
+
+def _numbers_in_tiles(weights: tuple[int, ...], shape: ConvShape) -> int:
+    """Of one picture, at either end."""
+    step = winograd.TILE + 1 - weights[2]
+    tiles = math.prod(-(-cells // step) for cells in shape.output)
+    return winograd.TILE**2 * tiles * (weights[1] * shape.group + weights[0])
 
 
 def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, **attributes: Any) -> int:
@@ -196,9 +203,7 @@ def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, 
     shape = ConvShape(geometry, x[2:], geometry.output_shape(x[2:]), group)
     if _is_depthwise(w, group) or _is_small(w, group) or not _gains_from_transforms(w, shape):
         return 0
-    places, step = winograd.TILE**2, winograd.TILE + 1 - w[2]
-    tiles = x[0] * math.prod(-(-cells // step) for cells in shape.output)
-    return places * (2 * math.prod(w[:2]) + tiles * (x[1] + w[0]))
+    return 2 * winograd.TILE**2 * math.prod(w[:2]) + x[0] * _numbers_in_tiles(w, shape)
 
 
 def _convolve(

@@ -93,6 +93,9 @@ USUAL = (WIDE, WIDE, 3, 3)
         (LARGE, USUAL, {"pads": (1, 1, 1, 1)}, True),
         (LARGE, (WIDE, WIDE, 5, 5), {"pads": (2, 2, 2, 2)}, True),
         (LARGE, USUAL, {}, False),  # SIDE - 2 is too small
+        ((1, 512, 13, 13), (512, 512, 3, 3), {"pads": (1, 1, 1, 1)}, True),
+        ((1, 512, 12, 12), (512, 512, 3, 3), {"pads": (1, 1, 1, 1)}, False),
+        ((1, WIDE, 320, 320), USUAL, {"pads": (1, 1, 1, 1)}, False),  # more tiles than a cache holds
         (LARGE, USUAL, {"pads": (1, 1, 1, 1), "strides": (2, 2)}, False),
         (LARGE, USUAL, {"pads": (2, 2, 2, 2), "dilations": (2, 2)}, False),
         (LARGE, (WIDE, WIDE, 1, 3), {"pads": (0, 1, 0, 1)}, False),
