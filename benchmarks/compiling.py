@@ -1,15 +1,18 @@
-"""What XLA's older way to write loops for a CPU saves in compiling, and what it costs to run.
+"""What our options for XLA on CPUs save in compiling, and what they cost to run.
+
+They are its older way to write loops, and Eigen instead of YNNPACK for matrix products
+(`naflow_core.compiled`).
 
     python benchmarks/compiling.py [--networks ResNet-50 ...] [--preset default] [--repeats 5] [--json FILE]
 
 Every inversion of a cascade over all spine layers of a 224 px picture, compiled and run both ways by turns in
-one process. One row for the inversions that the product compiles quickly, the older way, and one for the
+one process. One row for the inversions that the product compiles quickly, with these options, and one for the
 others; columns:
 
     programs         different ones
-    compile s        of these, the newer way; `quick s`: the older way
-    run s            all inversions, the newer way
-    quick/run        the same the older way over that
+    compile s        of these, without; `quick s`: with them
+    run s            all inversions, without
+    quick/run        the same with them over that
     difference       the largest one of a preimage, over its largest value
 """
 

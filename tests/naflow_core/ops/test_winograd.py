@@ -36,7 +36,7 @@ def test_one_axis_is_the_filter(size: int) -> None:
     np.testing.assert_allclose(filtered, np.correlate(cells, weights, "valid"), rtol=0, atol=1e-13)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(winograd.KERNELS),
     st.tuples(st.integers(1, 13), st.integers(1, 13)),
