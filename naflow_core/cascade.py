@@ -142,7 +142,7 @@ def arguments(
             by_cells,
             channels,
             segment.channels_last and on_cpu,
-            on_cpu and method.tolerance >= LEAST_QUICK_TOLERANCE,
+            on_cpu and segment.rule.function is None and method.tolerance >= LEAST_QUICK_TOLERANCE,
             interval,
             segment.order,
             scaling,

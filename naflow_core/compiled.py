@@ -16,7 +16,7 @@ QUICK = {
 """The older of XLA's two ways to write loops for a CPU, and YNNPACK for sums only, not for matrix products.
 
 The older way takes half the time to compile; convolutions and matrix products are library calls either way,
-but sums of shifted maps take up to twice as long to run. The products of convolutions are faster by Eigen.
+but sums of shifted maps take up to twice as long to run. Products of convolutions are mostly faster by Eigen.
 """
 
 

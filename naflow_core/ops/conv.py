@@ -201,7 +201,7 @@ def transformed_numbers(x: tuple[int, ...], w: tuple[int, ...], group: int = 1, 
     weights and its attributes: both kernels, and the tiles at either end; 0 where there are none."""
     geometry = WindowGeometry.of(x, **{"kernel_shape": w[2:], **attributes})
     shape = ConvShape(geometry, x[2:], geometry.output_shape(x[2:]), group)
-    if _is_depthwise(w, group) or _is_small(w, group) or not _gains_from_transforms(w, shape):
+    if not _gains_from_transforms(w, shape):
         return 0
     return 2 * winograd.TILE**2 * math.prod(w[:2]) + x[0] * _numbers_in_tiles(w, shape)
 
