@@ -25,6 +25,7 @@ retained = jax.jit(contribution_mass)
 softly = jax.jit(soft_contribution_mass)
 balanced = jax.jit(balanced_contribution_mass)
 graded = jax.jit(graded_contribution_mass)
+searches = [jax.jit(search, static_argnums=0) for search in (by_digits, by_halving)]
 SHAPE = (3, 2, 3, 4)
 
 
@@ -58,7 +59,7 @@ def test_both_searches_find_the_same_contribution(seed, sides, mass, whole):
     size = (np.rint(size * 4) if whole else size).astype(np.float32)
     size[2] = 0
     side = generator.integers(0, sides, size.shape).astype(np.int32)
-    found = [np.asarray(search(sides, size, side, jnp.float32(mass))) for search in (by_digits, by_halving)]
+    found = [np.asarray(search(sides, size, side, mass)) for search in searches]
     for picture in range(len(size)):
         for number in range(sides):
             own = np.where(side[picture] == number, size[picture], 0).astype(np.float64)

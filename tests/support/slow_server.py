@@ -21,6 +21,7 @@ from naflow_server.settings import read_settings
 GAUGES = ("naflow_open_calls", "naflow_explanations_in_progress", "naflow_explanations_active")
 LEFT: dict[str, Any] = {"steps": 0, "last_step": 0.0}
 SERVING = threading.Event()
+PATIENCE = 5.0  # seconds: threads that were told to end are not waited for by the server
 
 
 class Watched(app.Server):
@@ -41,6 +42,12 @@ class Watched(app.Server):
         LEFT["stopped"] = time.monotonic()
 
 
+def threads() -> list[str]:
+    """Names of the threads that run beside the main one; gRPC's own stays."""
+    known = ("MainThread", "_poll_wrapper")
+    return [t.name for t in threading.enumerate() if not any(name in t.name for name in known)]
+
+
 def main() -> int:
     """The server's exit status."""
     seconds, real = float(sys.argv[1]), cascade.step
@@ -55,8 +62,10 @@ def main() -> int:
     cascade.step = step
     app.Server = Watched  # type: ignore[misc]
     status = app.main(read_settings())
-    known = ("MainThread", "_poll_wrapper")  # gRPC's own stays
-    LEFT["threads"] = [t.name for t in threading.enumerate() if not any(name in t.name for name in known)]
+    end = time.monotonic() + PATIENCE
+    while (left := threads()) and time.monotonic() < end:
+        time.sleep(0.01)
+    LEFT["threads"] = left
     sys.stdout.write(json.dumps(LEFT))
     return status
 

@@ -12,7 +12,7 @@ import pytest
 import naflow_core as nf
 from naflow_core.analysis.plan import Segment
 from naflow_core.inverse.channels import TOGETHER_BYTES, channels_at_a_time, invert_some_channels
-from naflow_core.inverse.linearised import invert_linearised
+from naflow_core.inverse.linearised import LinearisedInverse, invert_linearised
 from naflow_core.ops.registry import REALS
 from naflow_core.solve import Stopping
 from support.blocks import Net
@@ -84,12 +84,20 @@ def compare(
         # undamped, a blur is so ill-conditioned that rounding is all one compares after a dozen iterations
         "stopping": Stopping(1e-4, 40 if damping else 6),
     }
-    whole, offset = invert_linearised(
-        lambda x: segment.subprogram(x, operands)[0], x0, y, rows, systems=(0, 1), **options
-    )
-    found, own = invert_some_channels(segment.subprogram, operands, x0, y, rows, size=size, **options)
+
+    @jax.jit
+    def together(x0: jax.Array, y: jax.Array, rows: jax.Array) -> LinearisedInverse:
+        function = lambda x: segment.subprogram(x, operands)[0]  # noqa: E731
+        return invert_linearised(function, x0, y, rows, systems=(0, 1), **options)
+
+    @jax.jit
+    def apart(x0: jax.Array, y: jax.Array, rows: jax.Array) -> LinearisedInverse:
+        return invert_some_channels(segment.subprogram, operands, x0, y, rows, size=size, **options)
+
+    whole, offset = together(x0, y, rows)
+    found, own = apart(x0, y, rows)
     assert found.x.dtype == np.float64
-    scale = jnp.abs(whole.x).max(axis=(0, 2, 3), keepdims=True)
+    scale = np.abs(whole.x).max(axis=(0, 2, 3), keepdims=True)
     np.testing.assert_allclose(found.x / scale, whole.x / scale, atol=1e-5)
     np.testing.assert_allclose(own, offset, atol=1e-9 * float(jnp.abs(y).max()))
     np.testing.assert_array_equal(found.iterations, whole.iterations)
@@ -101,21 +109,25 @@ def compare(
 def test_one_channel_that_does_not_converge_is_told() -> None:
     segment, operands = layer("Conv")
     random = np.random.default_rng(2)
-    x0 = jnp.asarray(random.random((2, CHANNELS, SIDE, SIDE)), jnp.float32)
-    y = segment.subprogram(x0, operands)[0].at[:, :5].set(0)
-    found, _ = invert_some_channels(
-        segment.subprogram,
-        operands,
-        x0,
-        y,
-        jnp.ones_like(y).at[:, :5].set(0),  # nothing is asked of the others
-        size=1,
-        bounds=REALS,
-        anchor="origin",
-        unique=False,
-        damping=0.0,
-        stopping=Stopping(1e-6, 3),
-    )
+
+    @jax.jit
+    def inverse(x0: jax.Array) -> LinearisedInverse:
+        y = segment.subprogram(x0, operands)[0].at[:, :5].set(0)
+        return invert_some_channels(
+            segment.subprogram,
+            operands,
+            x0,
+            y,
+            jnp.ones_like(y).at[:, :5].set(0),  # nothing is asked of the others
+            size=1,
+            bounds=REALS,
+            anchor="origin",
+            unique=False,
+            damping=0.0,
+            stopping=Stopping(1e-6, 3),
+        )
+
+    found, _ = inverse(jnp.asarray(random.random((2, CHANNELS, SIDE, SIDE)), jnp.float32))
     assert not np.asarray(found.converged).any()
     assert (np.asarray(found.iterations) == 3).all()
 

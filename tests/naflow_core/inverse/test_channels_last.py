@@ -74,16 +74,23 @@ def test_is_the_dense_solution(kind: str, anchor: str, bounds: tuple[float, floa
     x0 = replicas.tensors(model, picture(3), ["r"])["r"]
     linear = replicas.Linearised.of(replicas.Function(model, "r", "t"), x0)
     y, rows = problem(linear)
-    found = invert_channels_last(
-        lambda x: segment.subprogram(x, operands)[0],
-        *(jnp.asarray(values, jnp.float32) for values in (x0, y, rows)),
-        bounds=bounds,
-        anchor=anchor,
-        unique=damping > 0,
-        damping=damping,
-        stopping=Stopping(1e-6, 3000),
-        view=None,
-    )
+
+    @jax.jit
+    def inverse(x0: jax.Array, y: jax.Array, rows: jax.Array) -> LinearisedInverse:
+        return invert_channels_last(
+            lambda x: segment.subprogram(x, operands)[0],
+            x0,
+            y,
+            rows,
+            bounds=bounds,
+            anchor=anchor,
+            unique=damping > 0,
+            damping=damping,
+            stopping=Stopping(1e-6, 3000),
+            view=None,
+        )
+
+    found = inverse(*(jnp.asarray(values, jnp.float32) for values in (x0, y, rows)))
     np.testing.assert_allclose(found.offset.reshape(-1), linear.offset, atol=2e-5)
     expected = linear.preimage(y, rows, damping=damping, anchor=anchor, bounds=bounds)
     np.testing.assert_allclose(found.solution.x, expected, atol=1e-3 * np.abs(expected).max())
@@ -123,8 +130,13 @@ def test_is_what_channels_first_gives(
             "stopping": Stopping(1e-4, 40, map_change),
             "view": (lambda x: jnp.maximum(x, 0).sum(axis=1)) if map_change else None,
         }
-        first: LinearisedInverse = invert_linearised(function, x0, y, rows, systems=(0,), **options)
-        last = invert_channels_last(function, x0, y, rows, **options)
+
+        @jax.jit
+        def both(x0: jax.Array, y: jax.Array, rows: jax.Array) -> tuple[LinearisedInverse, LinearisedInverse]:
+            first = invert_linearised(function, x0, y, rows, systems=(0,), **options)
+            return first, invert_channels_last(function, x0, y, rows, **options)
+
+        first, last = both(x0, y, rows)
         assert last.solution.x.dtype == np.float64
         np.testing.assert_allclose(last.solution.x, first.solution.x, atol=1e-6)
         np.testing.assert_allclose(last.offset, first.offset, atol=1e-12)

@@ -138,17 +138,18 @@ def test_shares_of_the_activation_are_the_dense_solve(name, bounds):
         assert not ours.x[case.dense.x0 == 0].any()
 
 
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def inverse_by_shares(matrix, x0, y, damping, bounds):
+    return invert_linearised(
+        lambda x: x @ matrix.T, x0, y, jnp.ones_like(y), bounds=bounds, anchor="relative",
+        unique=damping > 0, damping=damping, stopping=Stopping(1e-6, 3000),
+    ).solution  # fmt: skip
+
+
 def by_shares(matrix, x0, target, damping, bounds=REALS):
     """x = q x0 for y = A x."""
-
-    @functools.partial(jax.jit, static_argnums=3)
-    def inverse(matrix, x0, y, bounds):
-        return invert_linearised(
-            lambda x: x @ matrix.T, x0, y, jnp.ones_like(y), bounds=bounds, anchor="relative",
-            unique=damping > 0, damping=damping, stopping=Stopping(1e-6, 3000),
-        ).solution  # fmt: skip
-
-    return inverse(*(jnp.asarray(a, jnp.float32) for a in (matrix, x0, target)), bounds)
+    arrays = (jnp.asarray(a, jnp.float32) for a in (matrix, x0, target))
+    return inverse_by_shares(*arrays, damping, bounds)
 
 
 @pytest.mark.parametrize("bounds", [REALS, (-0.3, 0.4)], ids=str)
