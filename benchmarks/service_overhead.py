@@ -2,17 +2,18 @@
 
     python benchmarks/service_overhead.py [--repeats 40] [--json FILE]
 
-Four subjects, each answered by a server process on loopback and read by the SDK in this one:
+Five subjects, each answered by a server process on loopback and read by the SDK in this one:
 
     bare     the messages of `ready`, serialised beforehand, over plain gRPC without a line of ours in the
              server: what the transport and the SDK alone cost on this machine; they hold as many maps as
              the server's queue does
     ready    53 maps of 56x56 that exist beforehand, put into a call's queue by a thread, so that nothing but
              the service is measured
+    maps     the same, for a picture of 56x56: the other two send one of 3x224x224 with each request, 600 kB
     relay    a seeded network with 53 layers of 56x56, computed
     digits   the bundled example network, all its spine layers, computed
 
-In process, the first two are the bare loop over the events; the others are `naflow_core`. Both ways take
+In process, the first three are the bare loop over the events; the others are `naflow_core`. Both ways take
 turns, so that whatever else the machine does meets both. Columns, in milliseconds: the median of each way,
 the median of the paired differences, and the quartiles of these.
 """
@@ -197,7 +198,7 @@ class ReadyEngine:
 
 
 async def serve_ready() -> None:
-    """The server process of `ready`: says its port, serves until its standard input closes."""
+    """The server process of `ready` and `maps`: says its port, serves until its standard input closes."""
     server = Server(Settings(server={"port": 0, "drain_seconds": 0.0}), ReadyEngine())  # type: ignore[arg-type]
     await server.start()
     print(server.port, flush=True)
@@ -265,7 +266,7 @@ def compare(name: str, near: Callable[[], int], far: Callable[[], int], repeats:
 def ready_made(name: str, repeats: int) -> dict[str, Any]:
     """The row of ready-made maps, through our service or bare."""
     engine = ReadyEngine()
-    x = pictures(1, (3, 224, 224))[0]
+    x = pictures(1, (1, SIDE, SIDE) if name == "maps" else (3, 224, 224))[0]
 
     with subject_server(name) as address, Client(address, deadline=60) as client:
         result = client.explain("ready", x).collect()
@@ -295,7 +296,7 @@ def computed(name: str, model: Path, shape: tuple[int, ...], address: str, repea
         return compare(name, near, far, repeats)
 
 
-SERVERS = {"bare": serve_bare, "ready": serve_ready}
+SERVERS = {"bare": serve_bare, "ready": serve_ready, "maps": serve_ready}
 SUBJECTS = (*SERVERS, "relay", "digits")
 
 
