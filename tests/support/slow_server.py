@@ -1,8 +1,8 @@
 """A real server process whose layers take time once it serves: `python -m support.slow_server SECONDS_EACH`.
 
 Its settings come from the environment. After its end it writes what is left of it, as one JSON object:
-`tasks` and `threads` by name, `gauges` that are not zero, the number of `steps`, and in `time.monotonic()`
-seconds when the `last_step` began and when it had `stopped`.
+`tasks` by name, `threads` that do not end, `gauges` that are not zero, the number of `steps`, and in
+`time.monotonic()` seconds when the `last_step` began and when it had `stopped`.
 """
 
 from __future__ import annotations
